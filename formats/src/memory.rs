@@ -1,6 +1,6 @@
 //! The two faces of guest memory: physical (what was captured) and virtual (what a page table shows).
 
-use crate::{Fault, Gpa, Gva};
+use crate::{Fault, Gfn, Gpa, Gva};
 
 /// A run of guest physical memory that was captured. `start` and `len` are multiples of [`PAGE_SIZE`](crate::PAGE_SIZE).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +31,12 @@ pub trait PhysicalMemory: Sync {
 
     /// The captured runs, ascending and disjoint. A frame inside a region may still fault.
     fn regions(&self) -> &[Region];
+
+    /// A name for the contents of a frame: two frames with the same identity, in any two memories of one archive,
+    /// hold the same bytes. `None` where telling would mean reading; different identities say nothing.
+    fn page_identity(&self, _gfn: Gfn) -> Option<u64> {
+        None
+    }
 }
 
 impl<M: PhysicalMemory + ?Sized + Send> PhysicalMemory for std::sync::Arc<M> {
@@ -40,6 +46,10 @@ impl<M: PhysicalMemory + ?Sized + Send> PhysicalMemory for std::sync::Arc<M> {
 
     fn regions(&self) -> &[Region] {
         (**self).regions()
+    }
+
+    fn page_identity(&self, gfn: Gfn) -> Option<u64> {
+        (**self).page_identity(gfn)
     }
 }
 
