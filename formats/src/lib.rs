@@ -7,11 +7,15 @@
 mod addr;
 mod error;
 mod fault;
+pub mod image;
 mod memory;
 mod vcpu;
+pub mod write;
+mod zero;
 
 pub use addr::{Gfn, Gpa, Gva, PAGE_SHIFT, PAGE_SIZE};
 pub use error::FormatError;
 pub use fault::Fault;
 pub use memory::{PhysicalMemory, Region, VirtualMemory};
 pub use vcpu::{TableRegister, Vcpu};
+pub use zero::is_zero;
