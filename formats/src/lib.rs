@@ -9,6 +9,7 @@ mod error;
 mod fault;
 pub mod image;
 mod memory;
+pub mod symbols;
 mod vcpu;
 pub mod write;
 mod zero;
