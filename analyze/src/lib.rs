@@ -1,1 +1,8 @@
-//! varve-analyze
+//! What a guest's memory means: paging, the Linux kernel in it, views, scans and findings.
+//!
+//! Everything read here was written by a guest that may be hostile. Walks are bounded, what cannot be read is data, and
+//! incomplete never passes for clean.
+
+pub mod paging;
+#[cfg(test)]
+mod testing;
