@@ -349,7 +349,7 @@ struct Anchors {
 impl Anchors {
     fn find(names: &Names) -> Self {
         let [stext, text, init_task, banner] =
-            ["_stext", "_text", "init_task", "linux_banner"].map(|name| names.position(name));
+            names.positions(["_stext", "_text", "init_task", "linux_banner"]);
         Self { stext, text, init_task, banner }
     }
 

@@ -128,7 +128,7 @@ impl Names {
         tokens: &Tokens,
         at: Gva,
     ) -> Result<Self, KallsymsError> {
-        let mut text = String::with_capacity(bytes.len().saturating_mul(3).min(MAX_ALL_NAMES_CHARS));
+        let mut text = Vec::with_capacity(bytes.len().saturating_mul(3).min(MAX_ALL_NAMES_CHARS));
         let mut starts = Vec::with_capacity(count + 1);
         starts.push(0);
         let mut offset = 0;
@@ -138,7 +138,7 @@ impl Names {
                 KallsymsError::Malformed { table: "names", at: Gva(at.0.wrapping_add(offset as u64)) };
             let Some((compressed, next)) = length.tokens(bytes, offset) else { return Err(malformed) };
             for token in compressed {
-                text.push_str(tokens.get(*token));
+                tokens.expand(*token, &mut text);
                 if text.len() - begin > MAX_NAME_CHARS {
                     return Err(malformed);
                 }
@@ -149,6 +149,7 @@ impl Names {
             starts.push(text.len() as u32);
             offset = next;
         }
+        let text = String::from_utf8(text).map_err(|_| KallsymsError::Malformed { table: "names", at })?;
         Ok(Self { text, starts })
     }
 
@@ -165,8 +166,18 @@ impl Names {
         Some((kind, text.get(1..)?))
     }
 
-    /// The first symbol of this name, by looking at each.
-    pub(super) fn position(&self, name: &str) -> Option<usize> {
-        (0..self.len()).find(|symbol| self.get(*symbol).is_some_and(|entry| entry.1 == name))
+    /// The first symbol of each of these names, by looking at all.
+    pub(super) fn positions<const N: usize>(&self, wanted: [&str; N]) -> [Option<usize>; N] {
+        let mut found = [None; N];
+        for (symbol, bounds) in self.starts.windows(2).enumerate() {
+            let [start, end] = bounds else { break };
+            for (name, slot) in wanted.iter().zip(&mut found) {
+                // Lengths first: comparing them costs less than looking at the name.
+                if slot.is_none() && (end - start) as usize == name.len() + 1 {
+                    *slot = self.get(symbol).filter(|entry| entry.1 == *name).map(|_| symbol);
+                }
+            }
+        }
+        found
     }
 }

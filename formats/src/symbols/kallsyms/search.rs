@@ -31,27 +31,26 @@ const MAX_TOKEN_TABLES: usize = 8;
 /// Names walked at most while looking for their beginning, over all places tried.
 const MAX_NAMES_WALKED: u32 = 1 << 26;
 
-/// Every set of tables in `start .. start + len`. The caller decides which one decodes.
-pub(super) fn layouts(memory: &dyn VirtualMemory, start: Gva, len: u64) -> Vec<Layout> {
-    let rows = digit_rows(memory, start, len.min(MAX_WINDOW_BYTES));
-    let tables = rows.into_iter().filter_map(|row| token_table(memory, row)).take(MAX_TOKEN_TABLES);
-    tables.filter_map(|(table, index)| with_names(memory, start, table, index)).collect()
+/// The sets of tables in `start .. start + len`, one after the other. The caller decides which one decodes.
+pub(super) fn layouts(memory: &dyn VirtualMemory, start: Gva, len: u64) -> impl Iterator<Item = Layout> {
+    let rows = digit_rows(memory, start, len.min(MAX_WINDOW_BYTES)).take(MAX_HITS);
+    let tables = rows.filter_map(move |row| token_table(memory, row)).take(MAX_TOKEN_TABLES);
+    tables.filter_map(move |(table, index)| with_names(memory, start, table, index))
 }
 
 /// Addresses of `0 1 2 … 9`.
-fn digit_rows(memory: &dyn VirtualMemory, start: Gva, len: u64) -> Vec<Gva> {
+fn digit_rows(memory: &dyn VirtualMemory, start: Gva, len: u64) -> impl Iterator<Item = Gva> {
     let finder = Finder::new(DIGITS);
-    let overlap = DIGITS.len() as u64 - 1;
-    let mut rows = Vec::new();
-    let mut offset = 0;
-    while offset < len && rows.len() < MAX_HITS {
-        let Some(at) = start.checked_add(offset) else { break };
-        let chunk = copy_mapped(memory, at, (CHUNK_BYTES + overlap).min(len - offset) as usize);
-        let hits = finder.find_iter(&chunk).filter_map(|hit| at.checked_add(hit as u64));
-        rows.extend(hits.take(MAX_HITS - rows.len()));
-        offset += CHUNK_BYTES;
-    }
-    rows
+    (0..len)
+        .step_by(CHUNK_BYTES as usize)
+        .map_while(move |offset| {
+            let at = start.checked_add(offset)?;
+            let bytes = CHUNK_BYTES.saturating_add(DIGITS.len() as u64 - 1).min(len - offset);
+            let chunk = copy_mapped(memory, at, bytes as usize);
+            let hits = finder.find_iter(&chunk).take(MAX_HITS);
+            Some(hits.filter_map(|hit| at.checked_add(hit as u64)).collect::<Vec<_>>())
+        })
+        .flatten()
 }
 
 /// The token table and index around a row of digits, if the index agrees with the tokens.
@@ -82,7 +81,7 @@ fn with_names(memory: &dyn VirtualMemory, start: Gva, token_table: Gva, token_in
     let len = token_table.offset_from(start)?.min(MAX_NAMES_BYTES) & !3;
     let from = token_table.checked_sub(len)?;
     let bytes = copy_mapped(memory, from, len as usize);
-    let types: Vec<bool> = (0..=255).map(|token| tokens.get(token).starts_with(is_type)).collect();
+    let types: Vec<bool> = (0..=255).map(|token| tokens.first(token).is_some_and(is_type)).collect();
     let mut walked = 0;
     let mut accept = |name: &[u8]| {
         walked += 1;
@@ -115,9 +114,7 @@ fn with_names(memory: &dyn VirtualMemory, start: Gva, token_table: Gva, token_in
 }
 
 /// Symbol types as `nm` prints them for what a kernel image can hold.
-fn is_type(first: char) -> bool {
-    matches!(
-        first.to_ascii_lowercase(),
-        'a' | 'b' | 'c' | 'd' | 'g' | 'i' | 'n' | 'p' | 'r' | 's' | 't' | 'u' | 'v' | 'w'
-    )
+const fn is_type(first: u8) -> bool {
+    let first = first.to_ascii_lowercase();
+    matches!(first, b'a'..=b'd' | b'g' | b'i' | b'n' | b'p' | b'r'..=b'w')
 }
