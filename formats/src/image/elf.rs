@@ -101,7 +101,8 @@ fn program_header_count(file: &Contents<'_>, header: &Header) -> Result<usize, F
     let at = header.e_shoff;
     let section = file
         .slice(at, SectionHeader::size(CTX) as u64)
-        .and_then(|bytes| SectionHeader::parse(bytes, 0, 1, CTX).ok())
+        .filter(|_| at > 0)
+        .and_then(|bytes| SectionHeader::parse_from(bytes, 0, 1, CTX).ok())
         .and_then(|sections| sections.last().map(|section| section.sh_info));
     match section {
         Some(count) if count >= PN_XNUM.into() => Ok(count as usize),
@@ -137,7 +138,11 @@ fn read_notes(file: &Contents<'_>, header: &ProgramHeader, layout: &mut Layout) 
                 }
             }
             Some(Ok(_)) => {}
-            Some(Err(error)) => layout.notices.push(file.error(note_at, format!("unreadable note: {error}"))),
+            Some(Err(_)) => {
+                layout
+                    .notices
+                    .push(file.error(note_at, "a note is cut off or its name is not text: no more are read"));
+            }
             None => return,
         }
     }

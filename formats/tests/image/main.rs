@@ -1,0 +1,7 @@
+//! Image readers and writers against files that are built here byte by byte, and against each other.
+
+mod build;
+mod errors;
+mod formats;
+mod hostile;
+mod write;
