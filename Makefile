@@ -1,0 +1,34 @@
+# What a developer or a newcomer runs. The work is in scripts/ and cargo; docs/development.md explains it.
+.PHONY: help setup build demo test bench lint
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+setup: ## install every Debian or Ubuntu package that is missing (the other targets install what they need)
+	@scripts/setup
+
+build: ## the varve command, optimised: target/release/varve
+	@scripts/setup build
+	@scripts/rocksdb
+	cargo build --release
+
+demo: ## capture a live guest while an intruder breaks in, and find the first compromised epoch
+	@scripts/setup build lab
+	@scripts/rocksdb
+	@scripts/demo
+
+test: $(if $(CI),lint) ## every test: unit, property, and end to end on real guests
+	@scripts/setup build lab
+	@scripts/rocksdb
+	cargo test --workspace
+
+bench: ## the benchmarks, each against a peer as a ratio in one run
+	@scripts/setup
+	@scripts/rocksdb
+	cargo bench --workspace
+
+lint: ## formatting, clippy, documentation, licences of dependencies
+	@scripts/setup build
+	@scripts/rocksdb
+	@scripts/lint
