@@ -28,7 +28,7 @@ bench: ## the benchmarks, each against a peer as a ratio in one run
 	@scripts/rocksdb
 	cargo bench --workspace
 
-lint: ## formatting, clippy, documentation, licences of dependencies
-	@scripts/setup build
+lint: ## shellcheck, formatting, clippy, documentation, licences of dependencies
+	@scripts/setup build lint
 	@scripts/rocksdb
 	@scripts/lint
