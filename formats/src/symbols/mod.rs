@@ -6,6 +6,7 @@
 
 pub mod btf;
 mod bytes;
+pub mod isf;
 pub mod kallsyms;
 mod linear;
 mod names;

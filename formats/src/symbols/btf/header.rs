@@ -105,7 +105,7 @@ impl Header {
         let entry = self.layout.0 + usize::from(info.kind()) * 4;
         let [info_bytes, element_bytes, _, _] = array_at(bytes.get(..self.layout.1)?, entry)?;
         let tail = usize::from(info_bytes) + info.vlen() * usize::from(element_bytes);
-        (tail % 4 == 0).then_some(tail)
+        tail.is_multiple_of(4).then_some(tail)
     }
 }
 

@@ -132,10 +132,11 @@ impl Btf {
             if member.name == name {
                 return Some((member.bit_offset.into(), member));
             }
-            if member.name.is_empty() && nesting > 0 {
-                if let Some((inner, found)) = self.find_member(member.ty, name, nesting - 1, budget) {
-                    return Some((u64::from(member.bit_offset) + inner, found));
-                }
+            if member.name.is_empty()
+                && nesting > 0
+                && let Some((inner, found)) = self.find_member(member.ty, name, nesting - 1, budget)
+            {
+                return Some((u64::from(member.bit_offset) + inner, found));
             }
         }
         None

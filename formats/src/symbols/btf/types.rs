@@ -174,6 +174,16 @@ impl<'a> Composite<'a> {
 }
 
 impl<'a> Enum<'a> {
+    /// Number of enumerators.
+    pub const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether it has no enumerators.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// The enumerators and their values, in the order of their declaration.
     pub fn enumerators(&self) -> impl Iterator<Item = (&'a str, i128)> + use<'a> {
         let Self { btf, signed, wide, first, count, .. } = *self;

@@ -28,6 +28,9 @@ const MIN_SYMBOLS_PER_DISORDER: usize = 64;
 /// The bytes searched when nothing says where the tables are: behind `_text`, all images known end before this.
 const DEFAULT_WINDOW_BYTES: u64 = 256 << 20;
 
+/// Bytes of `linux_banner` at most.
+pub const MAX_BANNER_BYTES: usize = 1024;
+
 /// What is known about the tables before they are decoded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hints {
@@ -271,6 +274,31 @@ impl Kallsyms {
         }
         let first = self.addresses.partition_point(|other| *other < start);
         Some((self.symbol(first)?, offset))
+    }
+
+    /// The distance in bytes from an address to the next symbol: the size of the object or function there, with the
+    /// padding behind it. `None` behind the last symbol.
+    pub fn distance_to_next(&self, address: Gva) -> Option<u64> {
+        let behind = self.addresses.partition_point(|start| *start <= address.0);
+        self.addresses.get(behind).map(|next| next - address.0)
+    }
+
+    /// `linux_banner`, the text of `/proc/version` with its newline and without a NUL.
+    ///
+    /// # Errors
+    /// The fault that stopped the read, [`Fault::Malformed`] when there is no such symbol or no NUL within
+    /// [`MAX_BANNER_BYTES`].
+    pub fn banner(&self, memory: &dyn VirtualMemory) -> Result<Vec<u8>, Fault> {
+        let missing = Fault::Malformed { what: "linux_banner", at: 0 };
+        let at = self.address("linux_banner").ok_or(missing)?;
+        let mut bytes = Vec::new();
+        for here in (at.0..).take(MAX_BANNER_BYTES) {
+            match memory.read_u8(Gva(here))? {
+                0 => return Ok(bytes),
+                byte => bytes.push(byte),
+            }
+        }
+        Err(Fault::Malformed { what: "linux_banner", at: at.0 })
     }
 
     /// The guest memory that the symbols came from. Equal bytes there decode to equal symbols, in any epoch in which
