@@ -1,0 +1,232 @@
+//! RocksDB, seen as typed columns.
+//!
+//! **Invariant.** Nothing is written to a write-ahead log. Writes go to memory in batches, and RocksDB flushes all
+//! columns atomically (`atomic_flush`), so what survives a crash is a prefix of the batches: every batch before some
+//! point, whole, and none after it. Each batch alone keeps the archive consistent: index entries and digests stand in
+//! the batch of their pack, a page map and its record stand in a batch behind those of all packs they refer to.
+
+mod native;
+mod options;
+
+use std::path::Path;
+
+use rocksdb::{
+    DB, DBPinnableSlice, Direction, ErrorKind, IteratorMode, ReadOptions, WriteBatch, WriteOptions,
+};
+
+use crate::columns::{Column, digests, epochs, manifests, meta, packs, pages, pins, vms};
+use crate::{Place, StoreError};
+
+pub(crate) use native::{TableFile, table_files};
+
+/// The opened column families.
+pub(crate) struct Database {
+    db: DB,
+}
+
+/// Entries that become durable together.
+#[derive(Default)]
+pub(crate) struct Batch {
+    entries: WriteBatch,
+}
+
+/// How to open the columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Create,
+    Write,
+    Read,
+}
+
+impl Database {
+    /// Opens the columns at `path`.
+    pub(crate) fn open(path: &Path, mode: Mode) -> Result<Self, StoreError> {
+        let options = options::database(mode);
+        let columns = options::columns();
+        let opened = match mode {
+            Mode::Create | Mode::Write => DB::open_cf_descriptors(&options, path, columns),
+            Mode::Read => DB::open_cf_descriptors_read_only(&options, path, columns, false),
+        };
+        match opened {
+            Ok(db) => Ok(Self { db }),
+            Err(error) if error.kind() == ErrorKind::Corruption => {
+                Err(StoreError::corrupt(Place::File("db".into()), error.into_string()))
+            }
+            Err(source) => Err(StoreError::Database { doing: "opening the database", source }),
+        }
+    }
+
+    /// The entry with `key`.
+    pub(crate) fn get<C: Column>(&self, key: &C::Key) -> Result<Option<C::Value>, StoreError> {
+        let options = Self::read_options::<C>();
+        let found = self.db.get_pinned_cf_opt(self.family::<C>()?, C::key(key), &options);
+        decode::<C>(key, found)
+    }
+
+    /// The entry with `key`, which must be there.
+    pub(crate) fn require<C: Column>(&self, key: &C::Key) -> Result<C::Value, StoreError> {
+        self.get::<C>(key)?.ok_or_else(|| StoreError::corrupt(C::place(key), "it is missing"))
+    }
+
+    /// The stored bytes of the entry with `key`.
+    pub(crate) fn get_bytes<C: Column>(
+        &self,
+        key: &C::Key,
+    ) -> Result<Option<DBPinnableSlice<'_>>, StoreError> {
+        let options = Self::read_options::<C>();
+        let found = self.db.get_pinned_cf_opt(self.family::<C>()?, C::key(key), &options);
+        found.map_err(|error| damage_or_failure::<C>(key, error))
+    }
+
+    /// The entries with `keys`, which are ascending.
+    pub(crate) fn get_many<C: Column>(&self, keys: &[C::Key]) -> Result<Vec<Option<C::Value>>, StoreError> {
+        let results = self.try_get_many::<C>(keys)?;
+        results.into_iter().collect()
+    }
+
+    /// The entries with `keys`, which are ascending, each with its own success.
+    #[expect(clippy::type_complexity, reason = "a list of ordinary look-up results")]
+    pub(crate) fn try_get_many<C: Column>(
+        &self,
+        keys: &[C::Key],
+    ) -> Result<Vec<Result<Option<C::Value>, StoreError>>, StoreError> {
+        let family = self.family::<C>()?;
+        let options = Self::read_options::<C>();
+        let encoded: Vec<C::KeyBytes> = keys.iter().map(C::key).collect();
+        let found = self.db.batched_multi_get_cf_opt(family, &encoded, true, &options);
+        Ok(keys.iter().zip(found).map(|(key, found)| decode::<C>(key, found)).collect())
+    }
+
+    /// The entries from `from` on, ascending.
+    pub(crate) fn scan<'a, C: Column + 'a>(
+        &'a self,
+        from: &C::Key,
+    ) -> Result<impl Iterator<Item = Result<(C::Key, C::Value), StoreError>> + 'a, StoreError> {
+        let start = C::key(from);
+        let mode = IteratorMode::From(start.as_ref(), Direction::Forward);
+        let entries = self.db.iterator_cf_opt(self.family::<C>()?, Self::read_options::<C>(), mode);
+        Ok(entries.map(|entry| {
+            let (key, value) = entry.map_err(|error| column_failure::<C>(error))?;
+            let key = decode_key::<C>(&key)?;
+            let value = C::decode(&key, &value)
+                .map_err(|error| StoreError::corrupt(C::place(&key), error.to_string()))?;
+            Ok((key, value))
+        }))
+    }
+
+    /// The keys from `from` on, ascending, without looking at values.
+    pub(crate) fn keys<'a, C: Column + 'a>(
+        &'a self,
+        from: &C::Key,
+    ) -> Result<impl Iterator<Item = Result<C::Key, StoreError>> + 'a, StoreError> {
+        let start = C::key(from);
+        let mode = IteratorMode::From(start.as_ref(), Direction::Forward);
+        let entries = self.db.iterator_cf_opt(self.family::<C>()?, Self::read_options::<C>(), mode);
+        Ok(entries.map(|entry| decode_key::<C>(&entry.map_err(|error| column_failure::<C>(error))?.0)))
+    }
+
+    /// The last key at or before `at`.
+    pub(crate) fn last_key<C: Column>(&self, at: &C::Key) -> Result<Option<C::Key>, StoreError> {
+        let end = C::key(at);
+        let mode = IteratorMode::From(end.as_ref(), Direction::Reverse);
+        let mut entries = self.db.iterator_cf_opt(self.family::<C>()?, Self::read_options::<C>(), mode);
+        match entries.next() {
+            None => Ok(None),
+            Some(Ok((key, _))) => decode_key::<C>(&key).map(Some),
+            Some(Err(error)) => Err(column_failure::<C>(error)),
+        }
+    }
+
+    /// Adds an entry to a batch.
+    pub(crate) fn put<C: Column>(
+        &self,
+        batch: &mut Batch,
+        key: &C::Key,
+        value: &[u8],
+    ) -> Result<(), StoreError> {
+        batch.entries.put_cf(self.family::<C>()?, C::key(key), value);
+        Ok(())
+    }
+
+    /// Makes a batch visible to reads through this handle. It is durable after the next [`Database::flush`].
+    pub(crate) fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db
+            .write_opt(batch.entries, &options)
+            .map_err(|source| StoreError::Database { doing: "writing to the database", source })
+    }
+
+    /// Makes everything written durable, all columns in one step.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        let families = COLUMNS.iter().filter_map(|name| self.db.cf_handle(name)).collect::<Vec<_>>();
+        let mut options = rocksdb::FlushOptions::new();
+        options.set_wait(true);
+        self.db
+            .flush_cfs_opt(&families, &options)
+            .map_err(|source| StoreError::Database { doing: "making the epoch durable", source })
+    }
+
+    /// The column's handle.
+    fn family<C: Column>(&self) -> Result<&rocksdb::ColumnFamily, StoreError> {
+        self.db.cf_handle(C::NAME).ok_or_else(|| StoreError::corrupt(Place::Column(C::NAME), "it is missing"))
+    }
+
+    /// Packs are cached decompressed, in the archive's own cache: RocksDB's would hold them a second time.
+    fn read_options<C: Column>() -> ReadOptions {
+        let mut options = ReadOptions::default();
+        options.fill_cache(C::NAME != packs::Packs::NAME);
+        options
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // Closing waits for running compactions; what they have done so far is discarded anyway.
+        self.db.cancel_all_background_work(true);
+    }
+}
+
+/// The names of all columns.
+pub(crate) const COLUMNS: [&str; 8] = [
+    meta::Meta::NAME,
+    vms::Vms::NAME,
+    pages::Pages::NAME,
+    packs::Packs::NAME,
+    digests::Digests::NAME,
+    manifests::Manifests::NAME,
+    epochs::Epochs::NAME,
+    pins::Pins::NAME,
+];
+
+fn decode<C: Column>(
+    key: &C::Key,
+    found: Result<Option<DBPinnableSlice<'_>>, rocksdb::Error>,
+) -> Result<Option<C::Value>, StoreError> {
+    match found {
+        Ok(None) => Ok(None),
+        Ok(Some(bytes)) => match C::decode(key, &bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => Err(StoreError::corrupt(C::place(key), error.to_string())),
+        },
+        Err(error) => Err(damage_or_failure::<C>(key, error)),
+    }
+}
+
+fn decode_key<C: Column>(bytes: &[u8]) -> Result<C::Key, StoreError> {
+    C::decode_key(bytes).map_err(|error| StoreError::corrupt(Place::Column(C::NAME), error.to_string()))
+}
+
+fn damage_or_failure<C: Column>(key: &C::Key, error: rocksdb::Error) -> StoreError {
+    match error.kind() {
+        ErrorKind::Corruption => StoreError::corrupt(C::place(key), error.into_string()),
+        _ => StoreError::Database { doing: "reading from the database", source: error },
+    }
+}
+
+fn column_failure<C: Column>(error: rocksdb::Error) -> StoreError {
+    match error.kind() {
+        ErrorKind::Corruption => StoreError::corrupt(Place::Column(C::NAME), error.into_string()),
+        _ => StoreError::Database { doing: "reading from the database", source: error },
+    }
+}

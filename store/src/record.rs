@@ -1,0 +1,86 @@
+//! Epoch records as callers see them.
+
+use std::fmt;
+
+use varve_formats::{Region, Vcpu};
+
+use crate::{Digest, StoreError};
+
+/// The identity of an epoch: the BLAKE3 hash of its record, which holds the identity of the epoch before.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EpochId(pub [u8; 32]);
+
+impl fmt::Display for EpochId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Digest(self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for EpochId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EpochId({self})")
+    }
+}
+
+/// What the archive knows of an epoch besides its pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EpochRecord {
+    /// Hash of the record.
+    pub id: EpochId,
+    /// Hash of the record before; `None` in the VM's first epoch.
+    pub previous: Option<EpochId>,
+    /// Name of the VM.
+    pub vm: String,
+    /// Number of the epoch within the VM, from 0.
+    pub number: u64,
+    /// When the memory was as it is here: nanoseconds since 1970-01-01 UTC.
+    pub taken_at_ns: i64,
+    /// When the epoch was committed: nanoseconds since 1970-01-01 UTC.
+    pub committed_at_ns: i64,
+    /// Where the memory came from, in words.
+    pub source: String,
+    /// Version of the varve that wrote the epoch.
+    pub varve_version: String,
+    /// The guest's memory, ascending and disjoint.
+    pub regions: Vec<Region>,
+    /// Frames with content, zero pages among them.
+    pub pages: u64,
+    /// Frames that hold zeros.
+    pub pages_zero: u64,
+    /// Frames whose content differs from the epoch before.
+    pub pages_changed: u64,
+    /// Pages that were new to the archive.
+    pub pages_stored: u64,
+    /// Bytes of the packs that hold them, compressed.
+    pub bytes_stored: u64,
+    /// Merkle root over regions and page digests ([`crate::root`]).
+    pub root: Digest,
+    /// Registers at the checkpoint.
+    pub vcpus: Vec<Vcpu>,
+    /// Whether a guest can be started from this epoch.
+    pub restorable: bool,
+}
+
+/// What a capture says about an epoch when it commits it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EpochMeta {
+    /// When the memory was as captured: nanoseconds since 1970-01-01 UTC.
+    pub taken_at_ns: i64,
+    /// Where the memory came from, in words; at most 4,096 bytes.
+    pub source: String,
+    /// Registers at the checkpoint.
+    pub vcpus: Vec<Vcpu>,
+    /// Whether a guest can be started from this epoch.
+    pub restorable: bool,
+}
+
+impl EpochMeta {
+    /// Refuses what no record can hold, before anything is written.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        let limit = crate::columns::epochs::MAX_SOURCE_LEN;
+        match self.source.len() > limit {
+            true => Err(StoreError::TooLarge { what: "the source description", limit: limit as u64 }),
+            false => Ok(()),
+        }
+    }
+}
