@@ -1,1 +1,42 @@
-//! varve-capture
+//! From a live guest, or from image files, to epochs in an archive.
+//!
+//! [`source::open`] finds a live guest by its spec, [`capture`] takes epochs of it; [`import`] makes image files epochs.
+//! Either reports to an [`Observer`] while it runs, asks an [`Interrupt`] whether to go on, and ends with an [`Ended`].
+//!
+//! Guest memory is bytes here: nothing in this crate interprets it.
+
+mod error;
+mod histogram;
+mod image;
+mod ingest;
+mod observe;
+mod outcome;
+pub mod qemu;
+mod report;
+mod schedule;
+mod session;
+pub mod source;
+#[doc(hidden)]
+pub mod testing;
+
+pub use error::SourceError;
+pub use histogram::Histogram;
+pub use image::import;
+pub use observe::{Interrupt, Observer};
+pub use outcome::{CaptureError, Ended};
+pub use report::{EpochReport, PauseSplit, Summary};
+pub use session::{Plan, capture};
+
+/// What can be tuned.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Most bytes of copied pages that wait for the archive. When they are full a guest that is held is held longer; no page
+    /// is ever dropped.
+    pub staging_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { staging_bytes: 256 << 20 }
+    }
+}

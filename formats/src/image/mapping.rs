@@ -1,11 +1,11 @@
 //! The one place that maps a file into memory.
 //!
-//! Mapping is `unsafe` because the bytes behind a `&[u8]` may change, or go away, while it is borrowed. varve maps
-//! image files only, opens them read-only, parses every field once into a value before it is checked and used, and
-//! never builds a `str`, a `bool` or an enum in place: a file that changes underneath gives wrong bytes, which every
-//! reader must expect of an image anyway, and no other harm. A file that *shrinks* underneath kills the
-//! process with `SIGBUS`, as it does any program that maps files; the archive survives that by design. The memory of a
-//! live guest is therefore read with `pread`, never mapped.
+//! Mapping is `unsafe` because the bytes behind a `&[u8]` may change, or go away, while it is borrowed. varve maps image
+//! files and the files behind a live guest's RAM, read-only; it reads every field of a header once, into a value, before
+//! it checks and uses it, and never builds a `str`, a `bool` or an enum in place. A file that changes underneath
+//! therefore gives wrong bytes, which every reader must expect of guest memory anyway, and no other harm; a capture
+//! copies a page before it names it by its digest. A file that *shrinks* underneath kills the process with `SIGBUS`,
+//! as it does any program that maps files (of a live guest, the hypervisor too): the archive survives that by design.
 #![allow(
     unsafe_code,
     reason = "memmap2 cannot promise that the file stays as it is; see the module documentation"

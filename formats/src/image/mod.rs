@@ -142,9 +142,31 @@ impl Image {
         Self::with_format(path, format, Mapping::open(path)?)
     }
 
+    /// Opens `path`, of which somebody else knows what it holds: a file that backs the RAM of a running guest, laid out as
+    /// its hypervisor says. [`Image::format`] is then raw.
+    ///
+    /// The bytes change while the guest runs. Copy what must not change, and believe only the copy.
+    ///
+    /// # Errors
+    /// As [`Image::open`], when the file is no regular file or does not hold the segments.
+    pub fn open_ram(path: &Path, segments: Vec<Segment>) -> Result<Self, FormatError> {
+        let mapping = Mapping::open(path)?;
+        Self::with_layout(path, &raw::FORMAT, mapping, Layout { segments, ..Layout::default() })
+    }
+
     fn with_format(path: &Path, format: &'static Format, mapping: Mapping) -> Result<Self, FormatError> {
+        let layout = (format.layout)(&Contents { path, bytes: mapping.bytes() })?;
+        Self::with_layout(path, format, mapping, layout)
+    }
+
+    fn with_layout(
+        path: &Path,
+        format: &'static Format,
+        mapping: Mapping,
+        layout: Layout,
+    ) -> Result<Self, FormatError> {
         let contents = Contents { path, bytes: mapping.bytes() };
-        let Layout { segments, vcpus, mut notices } = (format.layout)(&contents)?;
+        let Layout { segments, vcpus, mut notices } = layout;
         let segments = Segments::new(segments, contents.len())
             .map_err(|error| contents.error(error.offset(), error.to_string()))?;
         if segments.partial_bytes() > 0 {

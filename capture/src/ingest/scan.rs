@@ -1,0 +1,219 @@
+//! The stage that runs while the guest is held: which frames differ from the epoch before, and copies of those.
+//!
+//! A window of frames is looked at by one thread. Frames of zeros are found by a plain test; a frame that had content before
+//! is hashed in place, sixteen at a time, and compared by digest; one that had none is new without a comparison. What
+//! differs is copied, and **the digest that goes to the archive is always that of the copy**: should
+//! somebody write to the page meanwhile (a device, or the guest itself before it is held), the archive still names
+//! exactly the bytes it stores.
+
+use rayon::prelude::*;
+use varve_formats::{Gpa, PAGE_SIZE, Region, is_zero};
+use varve_store::hash::{Page, digest_pages};
+use varve_store::{Content, Digest, FrameChange};
+
+use crate::source::GuestMemory;
+
+/// Frames in a window: enough for the hash to find sixteen pages to do together among many zero ones.
+const WINDOW_FRAMES: u64 = 512;
+
+/// Windows scanned side by side before their changes are handed on, in frame order; the longest handed on is 32 MiB.
+const BLOCK_WINDOWS: usize = 16;
+
+const ZERO_PAGE: &Page = &[0; PAGE_SIZE];
+
+/// A run of frames that follow each other in guest memory and in number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    /// Number of the first frame, counted through the regions in order.
+    first: u64,
+    start: Gpa,
+    frames: u64,
+}
+
+impl Window {
+    /// Length in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.frames * PAGE_SIZE as u64
+    }
+
+    /// Those of `numbers`, which ascend, that are in the window.
+    fn of<'a>(&self, numbers: &'a [u64]) -> &'a [u64] {
+        let from = numbers.partition_point(|number| *number < self.first);
+        let to = numbers.partition_point(|number| *number < self.first + self.frames);
+        numbers.get(from..to).unwrap_or_default()
+    }
+
+    fn at(&self, index: usize) -> Gpa {
+        Gpa(self.start.0 + (index * PAGE_SIZE) as u64)
+    }
+}
+
+/// What a frame holds now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Now {
+    Zero,
+    Absent,
+    /// The page with this index among the copies.
+    Page(usize),
+}
+
+/// The frames of a window that differ, with copies of their pages.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    frames: Vec<(u64, Now)>,
+    pages: Vec<Page>,
+    digests: Vec<Digest>,
+}
+
+impl Changes {
+    /// Bytes of the copies.
+    pub(crate) fn bytes(&self) -> usize {
+        self.pages.len() * PAGE_SIZE
+    }
+
+    /// The changes as the archive takes them, ascending by frame.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = FrameChange<'_>> {
+        self.frames.iter().filter_map(|(frame, now)| {
+            let content = match now {
+                Now::Zero => Content::Zero,
+                Now::Absent => Content::Absent,
+                Now::Page(index) => {
+                    Content::Page { digest: *self.digests.get(*index)?, bytes: self.pages.get(*index)? }
+                }
+            };
+            Some(FrameChange { frame: *frame, content })
+        })
+    }
+}
+
+/// Cuts the regions into blocks of windows.
+pub(crate) fn blocks(regions: &[Region]) -> impl Iterator<Item = Vec<Window>> {
+    let mut windows = windows(regions).peekable();
+    std::iter::from_fn(move || {
+        windows.peek()?;
+        Some(windows.by_ref().take(BLOCK_WINDOWS).collect())
+    })
+}
+
+fn windows(regions: &[Region]) -> impl Iterator<Item = Window> {
+    let bases = regions.iter().scan(0, |frames, region| {
+        let base = *frames;
+        *frames += region.len / PAGE_SIZE as u64;
+        Some((base, *region))
+    });
+    bases.flat_map(|(base, region)| {
+        let frames = region.len / PAGE_SIZE as u64;
+        (0..frames.div_ceil(WINDOW_FRAMES)).map(move |index| {
+            let into = index * WINDOW_FRAMES;
+            Window {
+                first: base + into,
+                start: Gpa(region.start.0 + into * PAGE_SIZE as u64),
+                frames: WINDOW_FRAMES.min(frames - into),
+            }
+        })
+    })
+}
+
+/// Scans the windows side by side; the changes come in their order. `dirty` are the numbers of the frames that may have
+/// changed, ascending; without it any may.
+pub(crate) fn scan(
+    memory: &dyn GuestMemory,
+    windows: &[Window],
+    previous: &[[u8; 32]],
+    dirty: Option<&[u64]>,
+) -> Vec<Changes> {
+    let scan_window = |window: &Window| {
+        let dirty = dirty.map(|numbers| window.of(numbers));
+        if dirty.is_some_and(<[u64]>::is_empty) {
+            return Changes::default();
+        }
+        let first = usize::try_from(window.first).unwrap_or(usize::MAX);
+        let previous = previous.get(first..).unwrap_or_default();
+        Scan { memory, window: *window, previous, dirty }.run()
+    };
+    windows.par_iter().map(scan_window).collect()
+}
+
+struct Scan<'a> {
+    memory: &'a dyn GuestMemory,
+    window: Window,
+    /// What the window's frames, and those behind it, held before.
+    previous: &'a [[u8; 32]],
+    /// Numbers of the frames of the window that may have changed.
+    dirty: Option<&'a [u64]>,
+}
+
+impl Scan<'_> {
+    fn may_differ(&self, index: usize) -> bool {
+        let number = self.window.first + index as u64;
+        self.dirty.is_none_or(|numbers| numbers.binary_search(&number).is_ok())
+    }
+
+    fn before(&self, index: usize) -> Digest {
+        self.previous.get(index).map_or(Digest::ABSENT, |digest| Digest(*digest))
+    }
+
+    fn run(&self) -> Changes {
+        let len = self.window.frames as usize * PAGE_SIZE;
+        if let Some(bytes) = self.memory.slice(self.window.start, len) {
+            return self.compare(bytes.as_chunks().0, |_| true);
+        }
+        let mut buffer = vec![*ZERO_PAGE; self.window.frames as usize];
+        if self.memory.read(self.window.start, buffer.as_flattened_mut()).is_ok() {
+            return self.compare(&buffer, |_| true);
+        }
+        let there: Vec<bool> = buffer
+            .iter_mut()
+            .enumerate()
+            .map(|(index, page)| self.memory.read(self.window.at(index), page).is_ok())
+            .collect();
+        self.compare(&buffer, |index| there.get(index).copied().unwrap_or(false))
+    }
+
+    fn compare(&self, pages: &[Page], is_there: impl Fn(usize) -> bool) -> Changes {
+        let mut now: Vec<Option<Now>> = vec![None; pages.len()];
+        // Indices of pages to copy, and of pages to hash first.
+        let (mut differing, mut compared) = (Vec::new(), Vec::new());
+        for (index, (page, now)) in pages.iter().zip(&mut now).enumerate() {
+            match self.before(index) {
+                _ if !self.may_differ(index) => {}
+                Digest::ABSENT if !is_there(index) => {}
+                _ if !is_there(index) => *now = Some(Now::Absent),
+                Digest::ZERO if is_zero(page) => {}
+                _ if is_zero(page) => *now = Some(Now::Zero),
+                Digest::ABSENT | Digest::ZERO => differing.push(index),
+                _ => compared.push(index),
+            }
+        }
+        differing.extend(self.differing(pages, &compared));
+        differing.sort_unstable();
+        self.copy(pages, &differing, now)
+    }
+
+    /// Those of `compared` whose page does not have the digest it had.
+    fn differing(&self, pages: &[Page], compared: &[usize]) -> Vec<usize> {
+        let digests = digests_of(compared.iter().filter_map(|index| pages.get(*index)));
+        let pairs = compared.iter().zip(digests);
+        pairs.filter(|(index, digest)| *digest != self.before(**index)).map(|(index, _)| *index).collect()
+    }
+
+    fn copy(&self, pages: &[Page], differing: &[usize], mut now: Vec<Option<Now>>) -> Changes {
+        let copies: Vec<Page> = differing.iter().filter_map(|index| pages.get(*index)).copied().collect();
+        let digests = digests_of(copies.iter());
+        for (copy, index) in differing.iter().enumerate() {
+            if let Some(now) = now.get_mut(*index) {
+                *now = Some(Now::Page(copy));
+            }
+        }
+        let numbers = self.window.first..;
+        let frames = numbers.zip(now).filter_map(|(frame, now)| Some((frame, now?))).collect();
+        Changes { frames, pages: copies, digests }
+    }
+}
+
+fn digests_of<'a>(pages: impl Iterator<Item = &'a Page>) -> Vec<Digest> {
+    let pages: Vec<&Page> = pages.collect();
+    let mut digests = vec![Digest::ABSENT; pages.len()];
+    digest_pages(&pages, &mut digests);
+    digests
+}

@@ -1,0 +1,85 @@
+//! The capture of a live guest: an epoch every interval, until told to stop.
+
+use std::time::{Duration, Instant};
+
+use varve_store::Archive;
+
+use crate::ingest::{History, Ingest};
+use crate::schedule::Schedule;
+use crate::source::Source;
+use crate::{CaptureError, Ended, Interrupt, Observer, Options, SourceError};
+
+/// Longest time between two looks at the interrupt while waiting for the next epoch.
+const LOOK_UP: Duration = Duration::from_millis(50);
+
+/// When epochs are taken, and how many.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// From the start of one epoch to the start of the next; zero for one right after the other.
+    pub interval: Duration,
+    /// How many; `None` until interrupted.
+    pub epochs: Option<u64>,
+}
+
+/// Captures epochs of `source` as `vm` into the archive.
+///
+/// Epochs never overlap: one that takes longer than the interval makes the next one late, and says so. Each
+/// is either committed or dropped as a whole; what was committed before something fails stays, and the guest runs.
+pub fn capture(
+    source: &dyn Source,
+    archive: &Archive,
+    vm: &str,
+    plan: &Plan,
+    options: &Options,
+    interrupt: &dyn Interrupt,
+    observer: &dyn Observer,
+) -> Ended {
+    let ingest = Ingest { archive, vm, options, interrupt, observer };
+    let mut ended = Ended::default();
+    let mut history = History::default();
+    let mut schedule = Schedule::new(plan.interval);
+    let begun = Instant::now();
+    while plan.epochs.is_none_or(|epochs| ended.summary.epochs < epochs) && !interrupt.finish() {
+        let taken = ingest.epoch(source, None, &mut history);
+        source.take_remarks().iter().for_each(|remark| observer.remark(remark));
+        match taken {
+            Ok(report) => ended.summary.add(&report),
+            Err(CaptureError::Source { source: error @ SourceError::Disturbed, .. }) => {
+                ended.summary.epochs_dropped += 1;
+                observer.remark(&format!("epoch dropped: {error}"));
+            }
+            Err(error) => {
+                ended.fail(error);
+                break;
+            }
+        }
+        if plan.epochs == Some(ended.summary.epochs) {
+            break;
+        }
+        let next = schedule.next(begun.elapsed());
+        if next.missed > 0 {
+            ended.summary.ticks_missed += next.missed;
+            observer.remark(&late(next.missed, plan.interval));
+        }
+        wait(begun, next.at, interrupt);
+    }
+    ended
+}
+
+fn late(missed: u64, interval: Duration) -> String {
+    let times = if missed == 1 { "once".to_owned() } else { format!("{missed} times") };
+    format!(
+        "the last epoch took longer than the interval of {interval:?}: the next is late, {times} nothing was taken"
+    )
+}
+
+/// Waits until `at` (counted from `begun`) or the interrupt.
+fn wait(begun: Instant, at: Duration, interrupt: &dyn Interrupt) {
+    while !interrupt.finish() {
+        let left = at.saturating_sub(begun.elapsed());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::sleep(left.min(LOOK_UP));
+    }
+}

@@ -1,0 +1,138 @@
+//! Where memory comes from: one small base trait, and a capability trait for each thing only some sources can do.
+//!
+//! One file per kind of source, one line per kind in [`SOURCES`]. A source is named by a spec, `KIND:WHERE`.
+
+use std::sync::Arc;
+
+use varve_formats::image::Image;
+use varve_formats::{Gpa, PhysicalMemory, Vcpu};
+
+use crate::{SourceError, qemu};
+
+/// Every kind of live source.
+pub static SOURCES: &[SourceKind] = &[qemu::KIND];
+
+/// A kind of source that can be opened by its spec.
+#[derive(Debug)]
+pub struct SourceKind {
+    /// What comes before the colon.
+    pub name: &'static str,
+    /// What comes behind it, for help texts.
+    pub argument: &'static str,
+    /// Opens what is behind the colon.
+    pub(crate) open: fn(&str) -> Result<Box<dyn Source>, SourceError>,
+}
+
+/// Opens the source named `spec`, for instance `qemu:/run/web1.qmp`.
+///
+/// # Errors
+/// [`SourceError`] when there is no such kind, or the source cannot be reached or is not suitable.
+pub fn open(spec: &str) -> Result<Box<dyn Source>, SourceError> {
+    let kind = spec.split_once(':').and_then(|(name, argument)| {
+        SOURCES.iter().find(|kind| kind.name == name).map(|kind| (kind, argument))
+    });
+    match kind {
+        Some((kind, argument)) if !argument.is_empty() => (kind.open)(argument),
+        _ => {
+            let known: Vec<_> =
+                SOURCES.iter().map(|kind| format!("{}:{}", kind.name, kind.argument)).collect();
+            Err(SourceError::UnknownSpec { spec: spec.to_owned(), known: known.join(", ") })
+        }
+    }
+}
+
+/// Something whose memory can become epochs.
+pub trait Source: Sync {
+    /// What the epoch record says of where the memory came from.
+    fn spec(&self) -> String;
+
+    /// The memory as it is laid out now. Asked for before each epoch, as a guest's memory can grow.
+    ///
+    /// # Errors
+    /// [`SourceError`] when it cannot be told or reached.
+    fn memory(&self) -> Result<Arc<dyn GuestMemory>, SourceError>;
+
+    /// How to hold the guest still; `None` when what is captured does not change anyway.
+    fn pause(&self) -> Option<&dyn Pause> {
+        None
+    }
+
+    /// How to read registers.
+    fn registers(&self) -> Option<&dyn Registers> {
+        None
+    }
+
+    /// How to learn what was written to since the last epoch; without it every frame is compared.
+    fn dirty_log(&self) -> Option<&dyn DirtyLog> {
+        None
+    }
+
+    /// What the user should know about the source; each remark is given once.
+    fn take_remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// Memory that can often be looked at in place.
+pub trait GuestMemory: PhysicalMemory + Send {
+    /// `len` bytes from `at` on without copying; `None` when that is not possible, which says nothing about whether they
+    /// can be read. The bytes may change while a guest runs.
+    fn slice(&self, at: Gpa, len: usize) -> Option<&[u8]>;
+}
+
+impl GuestMemory for Image {
+    fn slice(&self, at: Gpa, len: usize) -> Option<&[u8]> {
+        Self::slice(self, at, len)
+    }
+}
+
+/// Who holds the guest still.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// We paused it and must let it go.
+    Ours,
+    /// It stood still before, for this reason; that is how it stays.
+    Theirs(String),
+}
+
+/// A guest that can be held still.
+pub trait Pause: Sync {
+    /// Holds the guest still. On an error the guest runs, as far as we can do anything about it.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn pause(&self) -> Result<Hold, SourceError>;
+
+    /// Lets a guest go that we hold, whatever else went wrong, and tells whether it stood still all the time.
+    ///
+    /// # Errors
+    /// [`SourceError::Disturbed`] when somebody else let it run meanwhile (it runs); any other when it may still be held.
+    fn resume(&self, hold: &Hold) -> Result<(), SourceError>;
+}
+
+/// A guest whose registers can be read.
+pub trait Registers: Sync {
+    /// The registers of every vCPU.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn vcpus(&self) -> Result<Vec<Vcpu>, SourceError>;
+}
+
+/// A guest that tells which frames it wrote to.
+pub trait DirtyLog: Sync {
+    /// The frames written to since the last call; everything at the first. Called while the guest is held.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn take(&self) -> Result<Dirty, SourceError>;
+}
+
+/// Frames that may have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dirty {
+    /// Any of them.
+    All,
+    /// These, in ascending order.
+    Frames(Vec<varve_formats::Gfn>),
+}

@@ -1,0 +1,229 @@
+//! A scripted guest: memory that changes when told, and operations that fail when told. For tests only.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use varve_formats::{Fault, Gfn, Gpa, PAGE_SIZE, PhysicalMemory, Region, Vcpu};
+
+use crate::SourceError;
+use crate::source::{Dirty, DirtyLog, GuestMemory, Hold, Pause, Registers, Source};
+
+/// An operation that can be made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Telling the memory's layout.
+    Memory,
+    /// Holding the guest still.
+    Pause,
+    /// Reading the dirty log.
+    DirtyLog,
+    /// Reading registers.
+    Registers,
+    /// Letting the guest go.
+    Resume,
+}
+
+/// What the guest does to its memory before it is held for the n-th time, from 0.
+pub type Script = Box<dyn FnMut(u64, &mut Ram) + Send>;
+
+/// A guest that does as it is told.
+pub struct Scripted {
+    memory: Arc<Live>,
+    state: Mutex<State>,
+    /// Whether it tells what it wrote to.
+    pub dirty_log: bool,
+    /// Whether it stands still from the start.
+    pub paused_by_others: bool,
+}
+
+struct State {
+    running: bool,
+    script: Script,
+    fail: Vec<(Step, u64)>,
+    done: Vec<Step>,
+    resumed_by_others: bool,
+}
+
+/// The guest's memory while it is being changed.
+#[derive(Debug, Default)]
+pub struct Ram {
+    bytes: Vec<u8>,
+    dirty: Vec<Gfn>,
+    regions: Vec<Region>,
+    missing: Vec<Gfn>,
+}
+
+impl Ram {
+    /// Fills a frame with a byte.
+    pub fn fill(&mut self, gfn: Gfn, byte: u8) {
+        if let Some(page) = position(&self.regions, gfn.gpa().unwrap_or_default())
+            .and_then(|at| self.bytes.get_mut(at..at + PAGE_SIZE))
+        {
+            page.fill(byte);
+            self.dirty.push(gfn);
+        }
+    }
+
+    /// Makes a frame unreadable.
+    pub fn lose(&mut self, gfn: Gfn) {
+        self.missing.push(gfn);
+        self.dirty.push(gfn);
+    }
+}
+
+struct Live {
+    regions: Vec<Region>,
+    ram: Mutex<Ram>,
+}
+
+/// The offset of `at` among the bytes of all regions.
+fn position(regions: &[Region], at: Gpa) -> Option<usize> {
+    let mut base = 0;
+    for region in regions {
+        if let Some(into) = at.offset_from(region.start).filter(|into| *into < region.len) {
+            return usize::try_from(base + into).ok();
+        }
+        base += region.len;
+    }
+    None
+}
+
+impl Scripted {
+    /// A running guest with these regions, full of zeros.
+    pub fn new(regions: &[Region], script: Script) -> Self {
+        let bytes = regions.iter().map(|region| region.len).sum::<u64>();
+        let ram = Ram { bytes: vec![0; bytes as usize], regions: regions.to_vec(), ..Ram::default() };
+        let state =
+            State { running: true, script, fail: Vec::new(), done: Vec::new(), resumed_by_others: false };
+        Self {
+            memory: Arc::new(Live { regions: regions.to_vec(), ram: Mutex::new(ram) }),
+            state: Mutex::new(state),
+            dirty_log: false,
+            paused_by_others: false,
+        }
+    }
+
+    /// Makes the `nth` (from 0) `step` fail.
+    pub fn fail(&self, step: Step, nth: u64) {
+        self.state().fail.push((step, nth));
+    }
+
+    /// Somebody else resumes the guest while it is held the next time.
+    pub fn disturb(&self) {
+        self.state().resumed_by_others = true;
+    }
+
+    /// Whether the guest runs.
+    pub fn is_running(&self) -> bool {
+        self.state().running
+    }
+
+    /// What was asked of it, in order.
+    pub fn done(&self) -> Vec<Step> {
+        self.state().done.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the step, and fails if told to.
+    fn step(&self, step: Step) -> Result<u64, SourceError> {
+        let mut state = self.state();
+        let nth = state.done.iter().filter(|done| **done == step).count() as u64;
+        state.done.push(step);
+        if state.fail.contains(&(step, nth)) {
+            return Err(SourceError::Refused {
+                doing: format!("{step:?} {nth}"),
+                reason: "as scripted".to_owned(),
+            });
+        }
+        Ok(nth)
+    }
+}
+
+impl Live {
+    fn ram(&self) -> MutexGuard<'_, Ram> {
+        self.ram.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PhysicalMemory for Live {
+    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), Fault> {
+        let ram = self.ram();
+        for (index, byte) in buf.iter_mut().enumerate() {
+            let at = at.checked_add(index as u64).ok_or(Fault::Overflow { at: at.0 })?;
+            let found = position(&self.regions, at).and_then(|at| ram.bytes.get(at));
+            *byte = *found.filter(|_| !ram.missing.contains(&at.gfn())).ok_or(Fault::NotCaptured { at })?;
+        }
+        Ok(())
+    }
+
+    fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+}
+
+impl GuestMemory for Live {
+    fn slice(&self, _at: Gpa, _len: usize) -> Option<&[u8]> {
+        None
+    }
+}
+
+impl Source for Scripted {
+    fn spec(&self) -> String {
+        "scripted:guest".to_owned()
+    }
+
+    fn memory(&self) -> Result<Arc<dyn GuestMemory>, SourceError> {
+        self.step(Step::Memory)?;
+        Ok(self.memory.clone())
+    }
+
+    fn pause(&self) -> Option<&dyn Pause> {
+        Some(self)
+    }
+
+    fn registers(&self) -> Option<&dyn Registers> {
+        Some(self)
+    }
+
+    fn dirty_log(&self) -> Option<&dyn DirtyLog> {
+        self.dirty_log.then_some(self)
+    }
+}
+
+impl Pause for Scripted {
+    fn pause(&self) -> Result<Hold, SourceError> {
+        let nth = self.step(Step::Pause)?;
+        let mut state = self.state();
+        (state.script)(nth, &mut self.memory.ram());
+        if self.paused_by_others {
+            return Ok(Hold::Theirs("paused".to_owned()));
+        }
+        state.running = false;
+        Ok(Hold::Ours)
+    }
+
+    fn resume(&self, hold: &Hold) -> Result<(), SourceError> {
+        self.step(Step::Resume)?;
+        let mut state = self.state();
+        state.running = *hold == Hold::Ours;
+        if std::mem::take(&mut state.resumed_by_others) { Err(SourceError::Disturbed) } else { Ok(()) }
+    }
+}
+
+impl Registers for Scripted {
+    fn vcpus(&self) -> Result<Vec<Vcpu>, SourceError> {
+        let nth = self.step(Step::Registers)?;
+        Ok(vec![Vcpu { rip: nth, ..Vcpu::default() }])
+    }
+}
+
+impl DirtyLog for Scripted {
+    fn take(&self) -> Result<Dirty, SourceError> {
+        self.step(Step::DirtyLog)?;
+        let mut dirty = std::mem::take(&mut self.memory.ram().dirty);
+        dirty.sort_unstable();
+        Ok(Dirty::Frames(dirty))
+    }
+}
