@@ -4,7 +4,7 @@ mod layout;
 mod map;
 
 pub use layout::FrameLayout;
-pub(crate) use layout::{MAX_FRAMES, MAX_REGIONS};
+pub(crate) use layout::MAX_FRAMES;
 pub(crate) use map::PageMap;
 
 use varve_formats::Region;

@@ -39,6 +39,25 @@ impl EpochMemory {
         })
     }
 
+    /// Reads the epoch after this one, sharing what has not changed.
+    pub(crate) fn successor(&self, key: EpochKey) -> Result<Self, StoreError> {
+        let (record, layout) = load_record(&self.shared, key)?;
+        let manifest = self.shared.database.require::<Manifests>(&key)?;
+        if manifest.depth() == 0 || layout != *self.layout {
+            return Self::load(&self.shared, key);
+        }
+        let last_pack = self.shared.state().last_pack;
+        let mut map = self.map.clone();
+        apply(&manifest, key, usize::from(self.depth) + 1, &mut map, last_pack)?;
+        Ok(Self {
+            shared: Arc::clone(&self.shared),
+            record: Arc::new(record),
+            layout: Arc::clone(&self.layout),
+            map,
+            depth: manifest.depth(),
+        })
+    }
+
     /// What the archive knows of this epoch.
     pub fn record(&self) -> &EpochRecord {
         &self.record

@@ -84,6 +84,11 @@ impl FrameLayout {
         Some((self.regions.get(index)?, *self.first.get(index)?))
     }
 
+    /// The guest frames of a region.
+    pub(crate) fn gfns_of(region: &Region) -> impl Iterator<Item = Gfn> + use<> {
+        (region.start.gfn().0..Self::end_of(region).0).map(Gfn)
+    }
+
     /// First guest frame behind a region.
     pub(super) fn end_of(region: &Region) -> Gfn {
         Gfn(region.start.gfn().0 + (region.len >> PAGE_SHIFT))

@@ -169,7 +169,9 @@ impl Ingest {
         }
         shared.write(|database| database.write(batch))?;
         for pack in &full {
-            pack.digests.iter().for_each(|digest| { self.pending.remove(digest); });
+            pack.digests.iter().for_each(|digest| {
+                self.pending.remove(digest);
+            });
             self.written = pack.number;
         }
         Ok(())
