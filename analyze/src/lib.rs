@@ -3,6 +3,9 @@
 //! Everything read here was written by a guest that may be hostile. Walks are bounded, what cannot be read is data, and
 //! incomplete never passes for clean.
 
+pub mod guest;
+pub mod linux;
 pub mod paging;
 #[cfg(test)]
 mod testing;
+pub mod views;

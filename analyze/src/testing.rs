@@ -51,10 +51,6 @@ impl Sparse {
     pub(crate) fn write_u64(&mut self, at: u64, value: u64) {
         self.write(at, &value.to_le_bytes());
     }
-
-    pub(crate) fn write_u32(&mut self, at: u64, value: u32) {
-        self.write(at, &value.to_le_bytes());
-    }
 }
 
 impl VirtualMemory for Sparse {
