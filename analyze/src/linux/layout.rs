@@ -92,6 +92,11 @@ impl<'a> Structure<'a> {
         btf.struct_named(name).map(|_| Self { btf, name }).ok_or(Missing::Structure(name))
     }
 
+    /// Size in bytes.
+    pub(crate) fn size(&self) -> Result<u64, Missing> {
+        self.btf.size_of(self.name).ok_or(Missing::Structure(self.name))
+    }
+
     /// The member at the end of a dotted path.
     pub(crate) fn field(&self, path: &str) -> Result<Field, Missing> {
         self.any(&[path])

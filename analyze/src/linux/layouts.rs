@@ -8,6 +8,7 @@ use super::kthread::KthreadLayout;
 use super::layout::Missing;
 use super::mm::MmLayout;
 use super::module::ModuleLayout;
+use super::module_symbols::ModuleSymbolsLayout;
 use super::path::PathLayout;
 use super::pid::PidLayout;
 use super::task::TaskLayout;
@@ -38,6 +39,8 @@ pub struct Layouts {
     pub path: Result<PathLayout, Missing>,
     /// `module`.
     pub module: Result<ModuleLayout, Missing>,
+    /// `mod_kallsyms`.
+    pub module_symbols: Result<ModuleSymbolsLayout, Missing>,
 }
 
 impl Layouts {
@@ -54,6 +57,7 @@ impl Layouts {
             file: FileLayout::resolve(btf),
             path: PathLayout::resolve(btf),
             module: ModuleLayout::resolve(btf),
+            module_symbols: ModuleSymbolsLayout::resolve(btf),
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod list;
 pub mod maple;
 pub mod mm;
 pub mod module;
+pub mod module_symbols;
 pub mod path;
 pub mod pid;
 pub mod string;

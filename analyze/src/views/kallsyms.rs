@@ -1,8 +1,10 @@
-//! `kallsyms`: the kernel's symbols.
+//! `kallsyms`: the symbols of the kernel and its modules, as `/proc/kallsyms` lists them. Those of BPF programs, ftrace
+//! trampolines and kprobes are not part of it.
 
 use super::table::{Cell, Column, Table, column};
 use super::{Filter, View};
 use crate::guest::Guest;
+use crate::linux::module::ModuleState;
 use crate::linux::{Missing, Walk};
 
 const COLUMNS: &[Column] = &[
@@ -12,13 +14,27 @@ const COLUMNS: &[Column] = &[
     column("module", "module; null for the kernel itself"),
 ];
 
-pub(super) const VIEW: View = View { name: "kallsyms", summary: "kernel symbols", columns: COLUMNS, run };
+pub(super) const VIEW: View =
+    View { name: "kallsyms", summary: "symbols of the kernel and its modules", columns: COLUMNS, run };
 
 fn run(guest: &Guest<'_>, _: &Filter) -> Result<Table, Missing> {
     let mut walk = Walk::default();
-    walk.items.extend(guest.symbols());
-    Ok(Table::new(COLUMNS, walk, |symbol| {
-        let kind = Cell::Text(symbol.kind.to_string());
-        vec![Cell::Address(symbol.address), kind, Cell::Text(symbol.name.to_owned()), Cell::Nothing]
-    }))
+    let row = |address, kind: char, name, module| {
+        vec![Cell::Address(address), Cell::Text(kind.to_string()), name, module]
+    };
+    walk.items.extend(
+        guest.symbols().map(|symbol| {
+            row(symbol.address, symbol.kind, Cell::Text(symbol.name.to_owned()), Cell::Nothing)
+        }),
+    );
+    for module in walk.absorb(guest.modules()?) {
+        if module.state == ModuleState::Unformed {
+            continue;
+        }
+        for symbol in walk.absorb(guest.module_symbols(&module)?) {
+            let of = Cell::Guest(module.name.clone());
+            walk.items.push(row(symbol.address, symbol.kind, Cell::Guest(symbol.name), of));
+        }
+    }
+    Ok(Table::new(COLUMNS, walk, |row| row))
 }
