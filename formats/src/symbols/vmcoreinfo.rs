@@ -39,10 +39,10 @@ impl VmCoreInfo {
 
     /// The notes in one part of `memory`, so that parts can be searched side by side.
     pub fn find_in(memory: &dyn PhysicalMemory, part: Region) -> impl Iterator<Item = (Gpa, Self)> {
-        (0..part.len / PAGE_SIZE as u64).filter_map(move |frame| {
-            let at = part.start.checked_add(frame * PAGE_SIZE as u64)?;
-            Self::at(memory, at).ok().flatten().map(|note| (at, note))
-        })
+        let frames = 0..part.len / PAGE_SIZE as u64;
+        frames
+            .map_while(move |frame| part.start.checked_add(frame * PAGE_SIZE as u64))
+            .filter_map(|at| Self::at(memory, at).ok().flatten().map(|note| (at, note)))
     }
 
     /// The note whose page begins at `at`, if there is one.

@@ -127,6 +127,9 @@ impl Btf {
         let (Kind::Struct(composite) | Kind::Union(composite)) = self.resolve(structure)?.kind else {
             return None;
         };
+        if name.is_empty() {
+            return None;
+        }
         for member in composite.members() {
             *budget = budget.checked_sub(1)?;
             if member.name == name {
