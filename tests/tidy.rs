@@ -18,6 +18,7 @@ const RULES: &[Rule] = &[
     source_size,
     module_doc,
     left_overs,
+    left_over_file,
     print_in_library,
     conflict_marker,
     white_space,
@@ -149,6 +150,14 @@ fn left_overs(path: &str, text: &str) -> Vec<Complaint> {
         return Vec::new();
     }
     complain(text, "left-over", |line| WORDS.iter().any(|word| line.contains(word)))
+}
+
+fn left_over_file(path: &str, _: &str) -> Vec<Complaint> {
+    const ENDINGS: &[&str] = &[".pending-snap", ".snap.new", ".orig", ".rej", ".bak", ".swp", "~"];
+    if !ENDINGS.iter().any(|ending| path.ends_with(ending)) {
+        return Vec::new();
+    }
+    vec![(0, "left behind by a tool".to_owned())]
 }
 
 fn print_in_library(path: &str, text: &str) -> Vec<Complaint> {
@@ -325,6 +334,7 @@ fn every_rule_can_fail() {
         (module_doc, "store/src/a.rs", "fn f() {}\n", 1),
         (left_overs, "store/src/a.rs", unfinished, 2),
         (left_overs, "scripts/a", concat!("# X", "XX\n"), 1),
+        (left_over_file, "store/src/.a.rs.pending-snap", "", 0),
         (print_in_library, "store/src/a.rs", "//! Doc.\nfn f() { eprintln!() }\n", 2),
         (conflict_marker, "README.md", &conflict, 1),
         (white_space, "README.md", "word \n", 1),
