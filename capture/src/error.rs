@@ -16,7 +16,15 @@ pub enum SourceError {
         /// The kinds there are.
         known: String,
     },
-    /// Nobody answers at the socket.
+    /// Nobody listens at the socket, or there is none.
+    #[error("nobody listens at {socket}: {reason}")]
+    Absent {
+        /// The socket.
+        socket: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// Whoever listens at the socket does not talk to us.
     #[error("cannot connect to {socket}: {reason}")]
     Connect {
         /// The socket.

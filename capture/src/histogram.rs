@@ -62,9 +62,9 @@ impl Histogram {
 
 /// The bucket of a duration: that of the last microsecond it reaches into.
 fn bucket(duration: Duration) -> usize {
-    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1);
+    let micros = u64::from(u32::try_from(duration.as_micros()).unwrap_or(u32::MAX).max(1));
     let doubling = micros.ilog2() as usize;
-    let within = (micros - (1 << doubling)) * PER_DOUBLING as u64 >> doubling;
+    let within = ((micros - (1 << doubling)) * PER_DOUBLING as u64) >> doubling;
     (doubling * PER_DOUBLING + within as usize).min(BUCKETS - 1)
 }
 

@@ -50,9 +50,9 @@ impl Registers for ImageFile {
 
 /// Makes each of `files` an epoch of `vm`, in the order given.
 ///
-/// An epoch counts as taken when its file was last written, which is what an image says of its age (a copy made without
-/// `cp -p` says when it was copied). The order given rules all the same; a file older than the epoch before is
-/// remarked on.
+/// An epoch counts as taken when its file was last written, which is what an image says of its age (a copy made
+/// without `cp -p` says when it was copied). The order given rules all the same; a file older than the epoch before
+/// is remarked on.
 ///
 /// What was committed before something fails stays.
 pub fn import(

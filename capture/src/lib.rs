@@ -1,7 +1,8 @@
 //! From a live guest, or from image files, to epochs in an archive.
 //!
-//! [`source::open`] finds a live guest by its spec, [`capture`] takes epochs of it; [`import`] makes image files epochs.
-//! Either reports to an [`Observer`] while it runs, asks an [`Interrupt`] whether to go on, and ends with an [`Ended`].
+//! [`source::open`] finds a live guest by its spec, [`capture`] takes epochs of it; [`import`] makes image files
+//! epochs. Either reports to an [`Observer`] while it runs, asks an [`Interrupt`] whether to go on, and ends with
+//! an [`Ended`].
 //!
 //! Guest memory is bytes here: nothing in this crate interprets it.
 
@@ -30,8 +31,8 @@ pub use session::{Plan, capture};
 /// What can be tuned.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Most bytes of copied pages that wait for the archive. When they are full a guest that is held is held longer; no page
-    /// is ever dropped.
+    /// Most bytes of copied pages that wait for the archive. When they are full a guest that is held is held
+    /// longer; no page is ever dropped.
     pub staging_bytes: usize,
 }
 

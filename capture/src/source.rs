@@ -75,8 +75,8 @@ pub trait Source: Sync {
 
 /// Memory that can often be looked at in place.
 pub trait GuestMemory: PhysicalMemory + Send {
-    /// `len` bytes from `at` on without copying; `None` when that is not possible, which says nothing about whether they
-    /// can be read. The bytes may change while a guest runs.
+    /// `len` bytes from `at` on without copying; `None` when that is not possible, which says nothing about whether
+    /// they can be read. The bytes may change while a guest runs.
     fn slice(&self, at: Gpa, len: usize) -> Option<&[u8]>;
 }
 
@@ -106,7 +106,8 @@ pub trait Pause: Sync {
     /// Lets a guest go that we hold, whatever else went wrong, and tells whether it stood still all the time.
     ///
     /// # Errors
-    /// [`SourceError::Disturbed`] when somebody else let it run meanwhile (it runs); any other when it may still be held.
+    /// [`SourceError::Disturbed`] when somebody else let it run meanwhile (it runs); any other when it may still be
+    /// held.
     fn resume(&self, hold: &Hold) -> Result<(), SourceError>;
 }
 

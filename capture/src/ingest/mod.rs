@@ -4,9 +4,9 @@
 //!  source ── scan (all cores) ──▶ staging queue ──▶ archive (dedupe, pack, compress) ──▶ commit
 //!  held:     └──── pause ────┘    bounded bytes     behind the guest's back
 //! ```
-//! The first epoch of a run over a live guest copies everything that differs *before* the guest is held; held, only what
-//! changed meanwhile is copied. A page that was copied early and changed again is in the archive for nothing, until a later
-//! epoch holds it again.
+//! The first epoch of a run over a live guest copies everything that differs *before* the guest is held; held, only
+//! what changed meanwhile is copied. A page that was copied early and changed again is in the archive for nothing,
+//! until a later epoch holds it again.
 
 mod held;
 mod scan;
@@ -40,8 +40,8 @@ pub(crate) struct Ingest<'a> {
 /// What a source and the epochs taken of it have been through.
 #[derive(Default)]
 pub(crate) struct History {
-    /// Whether an epoch of this run is in the archive, and none was dropped since: the source's dirty log then tells the
-    /// difference to the archive.
+    /// Whether an epoch of this run is in the archive, and none was dropped since: the source's dirty log then
+    /// tells the difference to the archive.
     in_step: bool,
     /// Whether everything was copied once before the guest was held.
     copied_ahead: bool,
@@ -184,6 +184,7 @@ impl Run<'_> {
             (Ok(vcpus), Ok(())) => Ok(self.captured(taken_at, vcpus, Some(split))),
             (Err(first), Ok(()) | Err(SourceError::Disturbed)) => Err(first),
             (Ok(_), Err(SourceError::Disturbed)) => Err(self.failed(SourceError::Disturbed)),
+            (_, Err(gone @ SourceError::Gone { .. })) => Err(self.failed(gone)),
             (first, Err(error)) => Err(CaptureError::LeftHeld {
                 spec: self.source.spec(),
                 first: first.err().map(Box::new),

@@ -1,10 +1,10 @@
 //! The stage that runs while the guest is held: which frames differ from the epoch before, and copies of those.
 //!
-//! A window of frames is looked at by one thread. Frames of zeros are found by a plain test; a frame that had content before
-//! is hashed in place, sixteen at a time, and compared by digest; one that had none is new without a comparison. What
-//! differs is copied, and **the digest that goes to the archive is always that of the copy**: should
-//! somebody write to the page meanwhile (a device, or the guest itself before it is held), the archive still names
-//! exactly the bytes it stores.
+//! A window of frames is looked at by one thread. Frames of zeros are found by a plain test; a frame that had
+//! content before is hashed in place, sixteen at a time, and compared by digest; one that had none is new without a
+//! comparison. What differs is copied, and **the digest that goes to the archive is always that of the copy**:
+//! should somebody write to the page meanwhile (a device, or the guest itself before it is held), the archive still
+//! names exactly the bytes it stores.
 
 use rayon::prelude::*;
 use varve_formats::{Gpa, PAGE_SIZE, Region, is_zero};
@@ -114,8 +114,8 @@ fn windows(regions: &[Region]) -> impl Iterator<Item = Window> {
     })
 }
 
-/// Scans the windows side by side; the changes come in their order. `dirty` are the numbers of the frames that may have
-/// changed, ascending; without it any may.
+/// Scans the windows side by side; the changes come in their order. `dirty` are the numbers of the frames that may
+/// have changed, ascending; without it any may.
 pub(crate) fn scan(
     memory: &dyn GuestMemory,
     windows: &[Window],

@@ -1,5 +1,5 @@
-//! The queue between the scan and the archive: bounded in bytes, so that a slow archive makes the pause longer and never
-//! makes varve grow or lose a page.
+//! The queue between the scan and the archive: bounded in bytes, so that a slow archive makes the pause longer and
+//! never makes varve grow or lose a page.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

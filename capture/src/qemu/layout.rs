@@ -1,9 +1,9 @@
 //! Where the guest's RAM is: the part of `info mtree -f` that says which guest addresses show which bytes of which
 //! memory backend.
 //!
-//! A backend file of a guest over 2–3 GiB is not flat: what does not fit below the PCI hole goes above 4 GiB. And a guest can
-//! have several backends (NUMA nodes, DIMMs). QEMU renders what its CPUs see into flat views (`flatview_print` in its
-//! `softmmu/memory.c`); ours is the one of the address space `memory`:
+//! A backend file of a guest over 2–3 GiB is not flat: what does not fit below the PCI hole goes above 4 GiB. And a
+//! guest can have several backends (NUMA nodes, DIMMs). QEMU renders what its CPUs see into flat views
+//! (`flatview_print` in its `softmmu/memory.c`); ours is the one of the address space `memory`:
 //!
 //! ```text
 //! FlatView #1
@@ -13,8 +13,8 @@
 //!   00000000fffc0000-00000000ffffffff (prio 0, rom): pc.bios
 //!   0000000100000000-000000017fffffff (prio 0, ram): mem0 @0000000080000000 KVM
 //! ```
-//! RAM shows as `rom` too, where the chipset write-protects it (the BIOS shadow below 1 MiB), hence the name decides, not
-//! the kind. What lies under a device (the VGA window) is not what the guest sees and is left out.
+//! RAM shows as `rom` too, where the chipset write-protects it (the BIOS shadow below 1 MiB), hence the name
+//! decides, not the kind. What lies under a device (the VGA window) is not what the guest sees and is left out.
 
 use varve_formats::Gpa;
 
@@ -132,7 +132,7 @@ mod tests {
         ] {
             assert!(parse(&view(line)).is_err() || parse(&view(line)).unwrap().is_empty(), "{line}");
         }
-        let many = view("0-f (prio 0, ram): m\n").repeat(1) + &"  0-f (prio 0, ram): m\n".repeat(MAX_RANGES);
+        let many = view("0-f (prio 0, ram): m\n") + &"  0-f (prio 0, ram): m\n".repeat(MAX_RANGES);
         assert!(parse(&many).unwrap_err().starts_with("more than"));
     }
 }

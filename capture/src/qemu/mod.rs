@@ -1,13 +1,13 @@
 //! A running QEMU guest: `qemu:SOCKET`, where SOCKET is a QMP socket.
 //!
 //! QEMU must keep the guest's RAM in a shared file; varve maps that file and never asks QEMU for memory. For each
-//! epoch the guest is stopped (`stop`), its memory compared with the epoch before, its registers read, and the guest let go
-//! (`cont`).
+//! epoch the guest is stopped (`stop`), its memory compared with the epoch before, its registers read, and the
+//! guest let go (`cont`).
 //!
-//! **The guest always comes back.** Whatever fails while we hold it, it is let go; if the connection breaks, over a new one. For the one
-//! case nobody can help, our own sudden death, we leave a mark inside QEMU before we stop it (an inert `secret` object
-//! named [`MARK`], which cannot outlive that QEMU); whoever connects next and finds it lets the guest go. A guest
-//! that somebody else has paused stays paused.
+//! **The guest always comes back.** Whatever fails while we hold it, it is let go; if the connection breaks, over a
+//! new one. For the one case nobody can help, our own sudden death, we leave a mark inside QEMU before we stop it
+//! (an inert `secret` object named [`MARK`], which cannot outlive that QEMU); whoever connects next and finds it
+//! lets the guest go. A guest that somebody else has paused stays paused.
 
 mod layout;
 mod memory;
@@ -195,11 +195,11 @@ impl Pause for Qemu {
 impl Qemu {
     /// Lets the guest run; over a new connection when the old one does not serve.
     fn cont(&self, state: &mut State) -> Result<(), SourceError> {
-        let first = state.qmp.execute("cont", json!({}), self.limits.switch);
-        if let Err(first) = first {
-            // Its own error says more than that of a vain attempt to reach a QEMU that has ended.
-            let Ok(again) = Qmp::connect(state.qmp.socket(), self.limits.greeting) else { return Err(first) };
-            state.qmp = again;
+        if state.qmp.execute("cont", json!({}), self.limits.switch).is_err() {
+            state.qmp = Qmp::connect(&self.socket, self.limits.greeting).map_err(|error| match error {
+                SourceError::Absent { .. } => SourceError::Gone { doing: "cont".to_owned() },
+                error => error,
+            })?;
             state.qmp.execute("cont", json!({}), self.limits.switch)?;
         }
         unmark(&mut state.qmp, self.limits);
@@ -295,7 +295,11 @@ fn backend(
 
 /// How to start QEMU so that its guest can be captured.
 fn advice(id: &str, size: u64) -> String {
-    let size = if size == 0 { "SIZE".to_owned() } else { format!("{}M", size >> 20) };
+    let size = match size {
+        0 => "SIZE".to_owned(),
+        bytes if bytes.is_multiple_of(1 << 20) => format!("{}M", bytes >> 20),
+        bytes => bytes.to_string(),
+    };
     format!(
         "start QEMU with `-object memory-backend-file,id={id},size={size},mem-path=/dev/shm/NAME,share=on \
          -machine memory-backend={id}`"

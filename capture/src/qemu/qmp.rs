@@ -1,13 +1,13 @@
 //! A client of the QEMU Machine Protocol over a unix socket.
 //!
 //! The protocol (QEMU's `docs/interop/qmp-spec.rst`): one JSON object a line; the server greets, the client answers
-//! `qmp_capabilities`, then commands carry an `id` that comes back with the reply; events come whenever they happen. The
-//! server is trusted to be QEMU, not to be well: lines have a length limit, every exchange a deadline, and
-//! replies that come after their deadline are recognised by their `id` and dropped.
+//! `qmp_capabilities`, then commands carry an `id` that comes back with the reply; events come whenever they
+//! happen. The server is trusted to be QEMU, not to be well: lines have a length limit, every exchange a deadline,
+//! and replies that come after their deadline are recognised by their `id` and dropped.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -32,7 +32,6 @@ pub(super) struct Events {
 /// A connection that has been greeted.
 #[derive(Debug)]
 pub(super) struct Qmp {
-    socket: PathBuf,
     stream: UnixStream,
     /// Received and not yet used.
     received: Vec<u8>,
@@ -45,22 +44,19 @@ pub(super) struct Qmp {
 impl Qmp {
     /// Connects to `socket` and goes through the greeting, within `limit`.
     pub(super) fn connect(socket: &Path, limit: Duration) -> Result<Self, SourceError> {
-        let refused = |reason: String| SourceError::Connect { socket: socket.display().to_string(), reason };
-        let stream = dial(socket).map_err(|errno| {
-            refused(match errno {
-                Errno::AGAIN => "another client is connected, and QEMU serves one at a time".to_owned(),
-                errno => std::io::Error::from(errno).to_string(),
-            })
-        })?;
+        let name = || socket.display().to_string();
+        let refused = |reason: String| SourceError::Connect { socket: name(), reason };
+        let stream =
+            dial(socket).map_err(|errno| match (errno, std::io::Error::from(errno).to_string()) {
+                (Errno::NOENT | Errno::CONNREFUSED, reason) => SourceError::Absent { socket: name(), reason },
+                (Errno::AGAIN, _) => {
+                    refused("another client is connected, and QEMU serves one at a time".to_owned())
+                }
+                (_, reason) => refused(reason),
+            })?;
         stream.set_nonblocking(false).map_err(|error| refused(error.to_string()))?;
-        let mut qmp = Self {
-            socket: socket.to_owned(),
-            stream,
-            received: Vec::new(),
-            searched: 0,
-            last_id: 0,
-            events: Events::default(),
-        };
+        let mut qmp =
+            Self { stream, received: Vec::new(), searched: 0, last_id: 0, events: Events::default() };
         let greeting =
             qmp.line("the greeting", Instant::now() + limit, limit).map_err(|error| match error {
                 SourceError::Timeout { .. } => refused(format!(
@@ -76,11 +72,6 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// The socket this is a connection to.
-    pub(super) fn socket(&self) -> &Path {
-        &self.socket
-    }
-
     /// What happened since the last call.
     pub(super) fn take_events(&mut self) -> Events {
         std::mem::take(&mut self.events)
@@ -88,8 +79,8 @@ impl Qmp {
 
     /// Runs a command of the human monitor and returns what it prints.
     pub(super) fn human(&mut self, line: &str, limit: Duration) -> Result<String, SourceError> {
-        let printed = self.execute("human-monitor-command", json!({ "command-line": line }), limit)?;
-        match printed {
+        let arguments = json!({ "command-line": line });
+        match self.ask("human-monitor-command", arguments, line, limit)? {
             Value::String(text) => Ok(text),
             _ => Err(SourceError::Protocol { doing: line.to_owned(), reason: "not a text".to_owned() }),
         }
@@ -102,18 +93,29 @@ impl Qmp {
         arguments: Value,
         limit: Duration,
     ) -> Result<Value, SourceError> {
+        self.ask(command, arguments, command, limit)
+    }
+
+    /// Runs a command that errors call `doing`.
+    fn ask(
+        &mut self,
+        command: &str,
+        arguments: Value,
+        doing: &str,
+        limit: Duration,
+    ) -> Result<Value, SourceError> {
         let deadline = Instant::now() + limit;
         self.last_id += 1;
         let id = self.last_id;
         let mut line = json!({ "execute": command, "arguments": arguments, "id": id }).to_string();
         line.push('\n');
-        self.send(line.as_bytes(), command, limit)?;
+        self.send(line.as_bytes(), doing, limit)?;
         loop {
-            let mut message = self.line(command, deadline, limit)?;
+            let mut message = self.line(doing, deadline, limit)?;
             if let Some(event) = message.get("event") {
                 self.events.resumed += u64::from(event == "RESUME");
             } else if message.get("id").and_then(Value::as_u64) == Some(id) {
-                return outcome(command, &mut message);
+                return outcome(doing, &mut message);
             }
         }
     }
@@ -163,7 +165,8 @@ impl Qmp {
     }
 }
 
-/// Connects without ever waiting: a unix socket whose backlog is full would block for as long as another client stays.
+/// Connects without ever waiting: a unix socket whose backlog is full would block for as long as another client
+/// stays.
 fn dial(socket: &Path) -> Result<UnixStream, Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -171,12 +174,12 @@ fn dial(socket: &Path) -> Result<UnixStream, Errno> {
     Ok(fd.into())
 }
 
-fn outcome(command: &str, message: &mut Value) -> Result<Value, SourceError> {
+fn outcome(doing: &str, message: &mut Value) -> Result<Value, SourceError> {
     if let Some(value) = message.get_mut("return") {
         return Ok(value.take());
     }
     let reason = message.pointer("/error/desc").and_then(Value::as_str).unwrap_or("no reason given");
-    Err(SourceError::Refused { doing: command.to_owned(), reason: reason.to_owned() })
+    Err(SourceError::Refused { doing: doing.to_owned(), reason: reason.to_owned() })
 }
 
 fn failure(doing: &str, limit: Duration, source: std::io::Error) -> SourceError {

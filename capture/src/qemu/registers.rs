@@ -1,7 +1,8 @@
 //! The registers in what the human monitor prints for `info registers -a` (QEMU's `x86_cpu_dump_state`).
 //!
-//! That is text for people: each vCPU begins with `CPU#n`; general and control registers are `NAME=hex`, `RIP` or `EIP` by mode;
-//! segment registers `GS =selector base limit flags`; descriptor tables `IDT=base limit`. There is no `MSR_LSTAR` in it.
+//! That is text for people: each vCPU begins with `CPU#n`; general and control registers are `NAME=hex`, `RIP` or
+//! `EIP` by mode; segment registers `GS =selector base limit flags`; descriptor tables `IDT=base limit`. There is
+//! no `MSR_LSTAR` in it.
 
 use varve_formats::{TableRegister, Vcpu};
 

@@ -1,8 +1,9 @@
 //! ELF core files of whole guests (vmcores), as QEMU's `dump-guest-memory` and `virsh dump --memory-only` write them.
 //!
-//! Each `PT_LOAD` segment holds guest physical memory from `p_paddr` on. Only its `p_filesz` bytes count: what a filtered
-//! dump left out was not captured, which is not the same as zero. A file with 0xffff (`PN_XNUM`) or more program headers has the
-//! true number in `sh_info` of section header 0 (`dump/dump.c`, `write_elf_section`). The CPUs are in notes: see [`qemu_note`](super::qemu_note).
+//! Each `PT_LOAD` segment holds guest physical memory from `p_paddr` on. Only its `p_filesz` bytes count: what a
+//! filtered dump left out was not captured, which is not the same as zero. A file with 0xffff (`PN_XNUM`) or more
+//! program headers has the true number in `sh_info` of section header 0 (`dump/dump.c`, `write_elf_section`). The
+//! CPUs are in notes: see [`qemu_note`](super::qemu_note).
 //!
 //! goblin does the parsing, header by header; its whole-file `Elf::parse` would also read tables we do not need.
 
@@ -115,8 +116,8 @@ fn program_header_count(file: &Contents<'_>, header: &Header) -> Result<usize, F
     }
 }
 
-/// Takes the CPUs out of a note segment. The guest may have written the last note itself (QEMU copies a `VMCOREINFO` note out of
-/// its memory), so bad notes cost their contents and are reported, not the whole image.
+/// Takes the CPUs out of a note segment. The guest may have written the last note itself (QEMU copies a
+/// `VMCOREINFO` note out of its memory), so bad notes cost their contents and are reported, not the whole image.
 fn read_notes(file: &Contents<'_>, header: &ProgramHeader, layout: &mut Layout) {
     let at = header.p_offset;
     let Some(bytes) = file.slice(at, header.p_filesz).filter(|_| header.p_filesz <= MAX_NOTE_BYTES) else {

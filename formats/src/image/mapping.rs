@@ -1,11 +1,12 @@
 //! The one place that maps a file into memory.
 //!
-//! Mapping is `unsafe` because the bytes behind a `&[u8]` may change, or go away, while it is borrowed. varve maps image
-//! files and the files behind a live guest's RAM, read-only; it reads every field of a header once, into a value, before
-//! it checks and uses it, and never builds a `str`, a `bool` or an enum in place. A file that changes underneath
-//! therefore gives wrong bytes, which every reader must expect of guest memory anyway, and no other harm; a capture
-//! copies a page before it names it by its digest. A file that *shrinks* underneath kills the process with `SIGBUS`,
-//! as it does any program that maps files (of a live guest, the hypervisor too): the archive survives that by design.
+//! Mapping is `unsafe` because the bytes behind a `&[u8]` may change, or go away, while it is borrowed. varve maps
+//! image files and the files behind a live guest's RAM, read-only; it reads every field of a header once, into a
+//! value, before it checks and uses it, and never builds a `str`, a `bool` or an enum in place. A file that changes
+//! underneath therefore gives wrong bytes, which every reader must expect of guest memory anyway, and no other
+//! harm; a capture copies a page before it names it by its digest. A file that *shrinks* underneath kills the
+//! process with `SIGBUS`, as it does any program that maps files (of a live guest, the hypervisor too): the archive
+//! survives that by design.
 #![allow(
     unsafe_code,
     reason = "memmap2 cannot promise that the file stays as it is; see the module documentation"
@@ -76,7 +77,7 @@ fn not_regular(kind: std::fs::FileType) -> Option<&'static str> {
 }
 
 fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the mapping is read-only and private to `Mapping`, which hands out `&[u8]` only. That its bytes may change
-    // when another process writes the file is accepted for the reasons in the module documentation.
+    // SAFETY: the mapping is read-only and private to `Mapping`, which hands out `&[u8]` only. That its bytes may
+    // change when another process writes the file is accepted for the reasons in the module documentation.
     unsafe { Mmap::map(file) }
 }

@@ -1,7 +1,7 @@
 //! Memory image files: raw, LiME and ELF core, told apart by what they begin with.
 //!
-//! One file per format, one line per format in [`FORMATS`]. A format only says where in the file which guest memory lies; this
-//! module checks that against the file and serves reads from a mapping of it, without copying.
+//! One file per format, one line per format in [`FORMATS`]. A format only says where in the file which guest memory
+//! lies; this module checks that against the file and serves reads from a mapping of it, without copying.
 
 mod elf;
 mod foreign;
@@ -120,8 +120,8 @@ impl Image {
     /// Opens `path`, telling its format by its first bytes.
     ///
     /// # Errors
-    /// [`FormatError`] with the file, an offset and a reason: it cannot be opened, is no regular file, is empty, is something
-    /// else (compressed, a disk, a Windows dump), is truncated, or says what cannot be.
+    /// [`FormatError`] with the file, an offset and a reason: it cannot be opened, is no regular file, is empty, is
+    /// something else (compressed, a disk, a Windows dump), is truncated, or says what cannot be.
     pub fn open(path: &Path) -> Result<Self, FormatError> {
         let mapping = Mapping::open(path)?;
         let bytes = mapping.bytes();
@@ -133,8 +133,8 @@ impl Image {
         Self::with_format(path, format, mapping)
     }
 
-    /// Opens `path` as `format`, whatever it begins with: a guest can write a header to address 0, and its raw image then begins
-    /// with it.
+    /// Opens `path` as `format`, whatever it begins with: a guest can write a header to address 0, and its raw
+    /// image then begins with it.
     ///
     /// # Errors
     /// As [`Image::open`].
@@ -142,8 +142,8 @@ impl Image {
         Self::with_format(path, format, Mapping::open(path)?)
     }
 
-    /// Opens `path`, of which somebody else knows what it holds: a file that backs the RAM of a running guest, laid out as
-    /// its hypervisor says. [`Image::format`] is then raw.
+    /// Opens `path`, of which somebody else knows what it holds: a file that backs the RAM of a running guest, laid
+    /// out as its hypervisor says. [`Image::format`] is then raw.
     ///
     /// The bytes change while the guest runs. Copy what must not change, and believe only the copy.
     ///
@@ -197,7 +197,8 @@ impl Image {
         &self.vcpus
     }
 
-    /// What is wrong with the file and did not keep it from being read: notes that make no sense, frames that are not whole.
+    /// What is wrong with the file and did not keep it from being read: notes that make no sense, frames that are
+    /// not whole.
     pub fn notices(&self) -> &[FormatError] {
         &self.notices
     }

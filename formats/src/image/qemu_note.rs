@@ -1,4 +1,5 @@
-//! The state of a CPU in a vmcore of QEMU: `struct QEMUCPUState` of its `target/i386/arch_dump.c`, a note named `QEMU`, type 0.
+//! The state of a CPU in a vmcore of QEMU: `struct QEMUCPUState` of its `target/i386/arch_dump.c`, a note named
+//! `QEMU`, type 0.
 //!
 //! ```text
 //! 0     version u32 (1), size u32
@@ -27,7 +28,8 @@ const CR0: usize = 392;
 const CR3: usize = 416;
 const CR4: usize = 424;
 
-/// The CPU with number `index` of which `desc` is the note's contents; `None` when they are too short or of another version.
+/// The CPU with number `index` of which `desc` is the note's contents; `None` when they are too short or of another
+/// version.
 pub(super) fn parse(desc: &[u8], index: usize) -> Option<Vcpu> {
     if u32_at(desc, 0)? != VERSION {
         return None;

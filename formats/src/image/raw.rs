@@ -6,8 +6,8 @@
 //! file is always read as flat; capture such a guest live, where QEMU is asked for the layout, or dump it with
 //! `dump-guest-memory`.
 //!
-//! A raw file has no header to check. Its length must be a multiple of the page size, which refuses most truncated files and
-//! most files that are no image at all.
+//! A raw file has no header to check. Its length must be a multiple of the page size, which refuses most truncated
+//! files and most files that are no image at all.
 
 use super::segments::Segment;
 use super::{Contents, Format, Layout};

@@ -2,7 +2,8 @@
 
 use crate::{Gpa, PAGE_SIZE, Region};
 
-/// First address that no x86-64 processor can have (physical addresses have at most 52 bits; Intel SDM volume 3, 4.1.4).
+/// First address that no x86-64 processor can have (physical addresses have at most 52 bits; Intel SDM volume 3,
+/// 4.1.4).
 pub const PHYSICAL_END: u64 = 1 << 52;
 
 /// Most segments accepted of one file. Real images have a few; a vmcore written with paging has some ten thousand.
@@ -88,8 +89,8 @@ impl SegmentError {
 
 /// A map from guest physical addresses to file offsets: ascending, disjoint, inside the file.
 ///
-/// Segments may begin and end anywhere (the kernel's own "System RAM" ranges do, and LiME copies them); regions are whole
-/// frames. Bytes of frames that are there only in part can be located but are in no region.
+/// Segments may begin and end anywhere (the kernel's own "System RAM" ranges do, and LiME copies them); regions are
+/// whole frames. Bytes of frames that are there only in part can be located but are in no region.
 #[derive(Clone, Debug)]
 pub struct Segments {
     segments: Vec<Segment>,
@@ -98,8 +99,9 @@ pub struct Segments {
 }
 
 impl Segments {
-    /// Orders and checks `segments` of a file of `file_len` bytes. Empty ones are dropped; overlapping ones are accepted when they
-    /// put every shared address at the same place (QEMU writes such vmcores when asked for `paging`).
+    /// Orders and checks `segments` of a file of `file_len` bytes. Empty ones are dropped; overlapping ones are
+    /// accepted when they put every shared address at the same place (QEMU writes such vmcores when asked for
+    /// `paging`).
     ///
     /// # Errors
     /// [`SegmentError`], saying which segment cannot be true.
@@ -120,7 +122,8 @@ impl Segments {
         Ok(Self { segments, regions, partial_bytes })
     }
 
-    /// The file offset of `at` and how many bytes from there on are in one piece; `None` when the file does not hold it.
+    /// The file offset of `at` and how many bytes from there on are in one piece; `None` when the file does not
+    /// hold it.
     pub fn locate(&self, at: Gpa) -> Option<(u64, u64)> {
         let after = self.segments.partition_point(|segment| segment.start <= at);
         let segment = self.segments.get(after.checked_sub(1)?)?;

@@ -1,7 +1,8 @@
 //! Files that stand complete and durable under their name, or not at all.
 //!
-//! The contents go to a file without a name (`O_TMPFILE`), which the kernel frees whatever becomes of us; only when they are
-//! on disk does it get one. Where the file system cannot do that, a temporary name beside the target serves, removed unless we are killed.
+//! The contents go to a file without a name (`O_TMPFILE`), which the kernel frees whatever becomes of us; only when
+//! they are on disk does it get one. Where the file system cannot do that, a temporary name beside the target
+//! serves, removed unless we are killed.
 
 use std::ffi::OsString;
 use std::fs::File;

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use super::{Progress, WriteError, Written};
 use crate::{Gpa, PAGE_SIZE, PhysicalMemory, Region, is_zero};
 
-/// Bytes a worker copies at a time, which is all the memory it needs: a multiple of the archive's packs, long enough for the
-/// system calls not to matter, short enough to stay in a core's second-level cache.
+/// Bytes a worker copies at a time, which is all the memory it needs: a multiple of the archive's packs, long
+/// enough for the system calls not to matter, short enough to stay in a core's second-level cache.
 const WINDOW_BYTES: usize = 1 << 20;
 
 /// A region and where its bytes go.

@@ -1,4 +1,5 @@
-//! The LiME writer: each region behind a header of its own. The format is described with its reader, in `image/lime.rs`.
+//! The LiME writer: each region behind a header of its own. The format is described with its reader, in
+//! `image/lime.rs`.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -54,7 +54,8 @@ pub(crate) struct Phdr {
 pub(crate) const PT_LOAD: u32 = 1;
 pub(crate) const PT_NOTE: u32 = 4;
 
-/// The ELF and program headers of a core file, with section header 0 behind them when `phdrs` are too many for `e_phnum`.
+/// The ELF and program headers of a core file, with section header 0 behind them when `phdrs` are too many for
+/// `e_phnum`.
 pub(crate) fn elf_headers(phdrs: &[Phdr]) -> Vec<u8> {
     let many = phdrs.len() >= 0xffff;
     let phnum = phdrs.len().min(0xffff) as u16;

@@ -1,4 +1,5 @@
-//! Files from somebody who wants the reader to fall over: mutated and truncated ones must be refused or be readable to the end.
+//! Files from somebody who wants the reader to fall over: mutated and truncated ones must be refused or be readable
+//! to the end.
 
 use proptest::prelude::*;
 use varve_formats::PhysicalMemory;
@@ -6,7 +7,8 @@ use varve_formats::image::Image;
 
 use super::build::*;
 
-/// Opens the file; if it is accepted, every byte of every region must be there, and nothing may lie behind the file's end.
+/// Opens the file; if it is accepted, every byte of every region must be there, and nothing may lie behind the
+/// file's end.
 fn survives(bytes: &[u8]) -> bool {
     let scratch = file(bytes);
     let Ok(image) = Image::open(&scratch.path) else { return false };
