@@ -8,17 +8,15 @@ use varve_formats::Region;
 
 use crate::cache::{self, PackCache};
 use crate::columns::VmNumber;
-use crate::columns::digests::Digests;
 use crate::columns::epochs::Epochs;
 use crate::columns::meta::{ARCHIVE, Meta, Settings};
 use crate::columns::packs::{Pack, Packs};
 use crate::columns::pins::{self, Pins};
 use crate::columns::vms::{Vms, check_name};
-use crate::database::{Batch, Database, Mode};
+use crate::database::{Batch, Database, Mode, TableFile};
 use crate::directory::{Directory, WriterLock};
 use crate::frames::FrameTable;
 use crate::memory::EpochMemory;
-use crate::page::MAX_PACK;
 use crate::record::EpochRecord;
 use crate::writer::EpochWriter;
 use crate::{EpochId, StoreError};
@@ -44,7 +42,6 @@ pub struct Archive {
 pub(crate) struct Shared {
     pub(crate) path: PathBuf,
     pub(crate) database: Database,
-    pub(crate) settings: Settings,
     pub(crate) access: Access,
     pub(crate) cache: PackCache,
     state: Mutex<State>,
@@ -102,7 +99,7 @@ impl Archive {
         database.write(batch)?;
         database.flush()?;
         directory.write_format()?;
-        Ok(Self::assemble(path, database, settings, Access::Write, State::default(), Some(lock)))
+        Ok(Self::assemble(path, database, Access::Write, State::default(), Some(lock)))
     }
 
     /// Opens the archive in `path`.
@@ -120,15 +117,13 @@ impl Archive {
                 (Some(lock), Database::open(&directory.database(), Mode::Write)?)
             }
         };
-        let settings = database.require::<Meta>(&ARCHIVE.to_owned())?;
         let state = State::load(&database, access)?;
-        Ok(Self::assemble(path, database, settings, access, state, lock))
+        Ok(Self::assemble(path, database, access, state, lock))
     }
 
     fn assemble(
         path: &Path,
         database: Database,
-        settings: Settings,
         access: Access,
         state: State,
         lock: Option<WriterLock>,
@@ -136,15 +131,7 @@ impl Archive {
         let cache = PackCache::new(cache::DEFAULT_LIMIT_BYTES);
         let path = path.to_owned();
         Self {
-            shared: Arc::new(Shared {
-                path,
-                database,
-                settings,
-                access,
-                cache,
-                state: Mutex::new(state),
-                _lock: lock,
-            }),
+            shared: Arc::new(Shared { path, database, access, cache, state: Mutex::new(state), _lock: lock }),
         }
     }
 
@@ -158,8 +145,11 @@ impl Archive {
     }
 
     /// The random identity the archive was given when it was created.
-    pub fn identity(&self) -> [u8; 16] {
-        self.shared.settings.identity
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub fn identity(&self) -> Result<[u8; 16], StoreError> {
+        Ok(self.shared.database.require::<Meta>(&ARCHIVE.to_owned())?.identity)
     }
 
     /// Limits the memory for decompressed packs, in bytes. It is 128 MiB at first.
@@ -270,6 +260,16 @@ impl Shared {
         }
     }
 
+    /// Where RocksDB's files are.
+    pub(crate) fn database_path(&self) -> PathBuf {
+        Directory::at(&self.path).database()
+    }
+
+    /// Where a table file is.
+    pub(crate) fn table_path(&self, file: &TableFile) -> PathBuf {
+        self.database_path().join(&file.name)
+    }
+
     /// A decompressed pack.
     pub(crate) fn pack(&self, number: u64) -> Result<Arc<Pack>, StoreError> {
         self.cache.get(number, || self.database.require::<Packs>(&number))
@@ -299,24 +299,56 @@ impl Shared {
 
 impl State {
     fn load(database: &Database, access: Access) -> Result<Self, StoreError> {
-        let mut vms = BTreeMap::new();
-        for entry in database.scan::<Vms>(&String::new())? {
-            let (name, number) = entry?;
-            let last = database.last_key::<Epochs>(&(number, u64::MAX))?;
-            if let Some((vm, epoch)) = last
-                && vm == number
-            {
-                vms.insert(name, Vm { number, epochs: epoch + 1, tip: None });
-            }
-        }
-        let last_pack = match database.last_key::<Digests>(&u64::MAX) {
-            Ok(last) => last.unwrap_or(0),
-            // Damage there must not keep the rest from being read.
-            Err(StoreError::Corrupt { .. }) if access == Access::Read => MAX_PACK,
-            Err(error) => return Err(error),
+        let vms = match listed_vms(database, access) {
+            // Each record names its VM too: damage to the list must not keep the epochs from being read.
+            Err(StoreError::Corrupt { .. }) if access == Access::Read => recorded_vms(database)?,
+            listed => listed?,
         };
+        // Nothing but table files holds entries now: there is no write-ahead log.
+        let last_pack = database.file_bounds::<Packs>()?.into_iter().max().unwrap_or(0);
         Ok(Self { vms, last_pack, ..Self::default() })
     }
+}
+
+/// The VMs that have an epoch, from the list of VMs.
+fn listed_vms(database: &Database, access: Access) -> Result<BTreeMap<String, Vm>, StoreError> {
+    let mut vms = BTreeMap::new();
+    for entry in database.scan::<Vms>(&String::new())? {
+        let (name, number) = entry?;
+        if let Some(last) = last_epoch(database, number, access)? {
+            vms.insert(name, Vm { number, epochs: last + 1, tip: None });
+        }
+    }
+    Ok(vms)
+}
+
+/// The same from the records.
+fn recorded_vms(database: &Database) -> Result<BTreeMap<String, Vm>, StoreError> {
+    let mut vms = BTreeMap::new();
+    let mut next = database.next_key::<Epochs>(&(0, 0))?;
+    while let Some(first) = next {
+        let (number, _) = first;
+        let record = database.require::<Epochs>(&first)?;
+        let last = last_epoch(database, number, Access::Read)?.unwrap_or(0);
+        vms.insert(record.vm, Vm { number, epochs: last + 1, tip: None });
+        next = match number.checked_add(1) {
+            Some(number) => database.next_key::<Epochs>(&(number, 0))?,
+            None => None,
+        };
+    }
+    Ok(vms)
+}
+
+/// The number of a VM's last epoch.
+fn last_epoch(database: &Database, vm: VmNumber, access: Access) -> Result<Option<u64>, StoreError> {
+    let last = match database.last_key::<Epochs>(&(vm, u64::MAX)) {
+        // Where damage keeps the records from being listed, the bounds of the files still name the last of most VMs.
+        Err(StoreError::Corrupt { .. }) if access == Access::Read => {
+            database.file_bounds::<Epochs>()?.into_iter().filter(|(number, _)| *number == vm).max()
+        }
+        last => last?,
+    };
+    Ok(last.filter(|(number, _)| *number == vm).map(|(_, epoch)| epoch))
 }
 
 /// Opens for reading. A writer may replace files between our reading of their list and our opening of them, in which

@@ -68,16 +68,6 @@ impl Database {
         self.get::<C>(key)?.ok_or_else(|| StoreError::corrupt(C::place(key), "it is missing"))
     }
 
-    /// The stored bytes of the entry with `key`.
-    pub(crate) fn get_bytes<C: Column>(
-        &self,
-        key: &C::Key,
-    ) -> Result<Option<DBPinnableSlice<'_>>, StoreError> {
-        let options = Self::read_options::<C>();
-        let found = self.db.get_pinned_cf_opt(self.family::<C>()?, C::key(key), &options);
-        found.map_err(|error| damage_or_failure::<C>(key, error))
-    }
-
     /// The entries with `keys`, which are ascending.
     pub(crate) fn get_many<C: Column>(&self, keys: &[C::Key]) -> Result<Vec<Option<C::Value>>, StoreError> {
         let results = self.try_get_many::<C>(keys)?;
@@ -123,6 +113,26 @@ impl Database {
         let mode = IteratorMode::From(start.as_ref(), Direction::Forward);
         let entries = self.db.iterator_cf_opt(self.family::<C>()?, Self::read_options::<C>(), mode);
         Ok(entries.map(|entry| decode_key::<C>(&entry.map_err(|error| column_failure::<C>(error))?.0)))
+    }
+
+    /// The first key at or behind `from`.
+    pub(crate) fn next_key<C: Column>(&self, from: &C::Key) -> Result<Option<C::Key>, StoreError> {
+        self.keys::<C>(from)?.next().transpose()
+    }
+
+    /// The smallest and the largest key of each table file, by RocksDB's list of files, which damage to the files does
+    /// not change.
+    pub(crate) fn file_bounds<C: Column>(&self) -> Result<Vec<C::Key>, StoreError> {
+        let files = self
+            .db
+            .live_files()
+            .map_err(|source| StoreError::Database { doing: "listing table files", source })?;
+        let of_column = files.into_iter().filter(|file| file.column_family_name == C::NAME);
+        of_column
+            .flat_map(|file| [file.start_key, file.end_key])
+            .flatten()
+            .map(|key| decode_key::<C>(&key))
+            .collect()
     }
 
     /// The last key at or before `at`.

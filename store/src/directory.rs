@@ -28,6 +28,11 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
+    /// The archive in `root`, which has been opened.
+    pub(crate) fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
     /// Prepares `root`, a new or empty directory, for an archive.
     pub(crate) fn create(root: &Path) -> Result<Self, StoreError> {
         fs::create_dir_all(root).map_err(|error| StoreError::io(root, "creating the directory", error))?;

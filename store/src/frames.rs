@@ -5,7 +5,7 @@ mod map;
 
 pub use layout::FrameLayout;
 pub(crate) use layout::MAX_FRAMES;
-pub(crate) use map::PageMap;
+pub(crate) use map::{FrameMap, PageMap};
 
 use varve_formats::Region;
 

@@ -1,4 +1,4 @@
-//! Page digests: BLAKE3, sixteen pages at a time, and the zero-page test.
+//! Page digests: BLAKE3, sixteen pages at a time.
 //!
 //! A page is four BLAKE3 chunks, which one call of `blake3::hash` cannot spread over more than four vector lanes.
 //! [`digest_pages`] hashes the same chunk of sixteen pages side by side instead: the digests are the same, at three
@@ -9,6 +9,7 @@ mod vector;
 use std::fmt;
 
 use varve_formats::PAGE_SIZE;
+pub use varve_formats::is_zero;
 
 /// A guest page.
 pub type Page = [u8; PAGE_SIZE];
@@ -66,10 +67,4 @@ fn digest_one_by_one(pages: &[&Page], out: &mut [Digest]) {
     for (page, out) in pages.iter().zip(out) {
         *out = digest_page(page);
     }
-}
-
-/// Whether the page holds zeros only.
-#[inline]
-pub fn is_zero(page: &Page) -> bool {
-    *page == ZERO_PAGE
 }

@@ -22,6 +22,7 @@
 mod archive;
 mod bytes;
 mod cache;
+mod check;
 mod columns;
 mod database;
 mod directory;
@@ -39,6 +40,7 @@ mod stats;
 mod writer;
 
 pub use archive::{Access, Archive};
+pub use check::{AffectedEpoch, CheckReport, Problem, Stage};
 pub use error::{Place, StoreError};
 pub use frames::{FrameLayout, FrameTable};
 pub use hash::Digest;

@@ -1,25 +1,41 @@
-//! Page names by frame, sharing what neighbouring epochs have in common.
+//! Values by frame, sharing what neighbouring epochs have in common.
 
 use std::sync::Arc;
 
-use crate::PageId;
+use crate::{Digest, PageId};
 
-/// Frames in a chunk: 8 KiB of names.
+/// Frames in a chunk: 8 KiB of page names.
 const CHUNK: usize = 1024;
 
-type Chunk = [PageId; CHUNK];
+/// What a frame of a map can hold.
+pub(crate) trait FrameValue: Copy + PartialEq {
+    /// The value of a frame without content.
+    const ABSENT: Self;
+}
 
-/// The page of every frame of an epoch. A clone shares all chunks; changing a frame copies its chunk if it is shared.
+impl FrameValue for PageId {
+    const ABSENT: Self = PageId::ABSENT;
+}
+
+/// The bytes of a [`Digest`].
+impl FrameValue for [u8; 32] {
+    const ABSENT: Self = Digest::ABSENT.0;
+}
+
+/// The page of every frame of an epoch.
+pub(crate) type PageMap = FrameMap<PageId>;
+
+/// A value for every frame of an epoch. A clone shares all chunks; changing a frame copies its chunk if it is shared.
 #[derive(Clone, Debug)]
-pub(crate) struct PageMap {
-    chunks: Vec<Arc<Chunk>>,
+pub(crate) struct FrameMap<T> {
+    chunks: Vec<Arc<[T; CHUNK]>>,
     frames: u64,
 }
 
-impl PageMap {
+impl<T: FrameValue> FrameMap<T> {
     /// `frames` absent frames.
     pub(crate) fn absent(frames: u64) -> Self {
-        let chunk = Arc::new([PageId::ABSENT; CHUNK]);
+        let chunk = Arc::new([T::ABSENT; CHUNK]);
         Self { chunks: vec![chunk; frames.div_ceil(CHUNK as u64) as usize], frames }
     }
 
@@ -28,29 +44,29 @@ impl PageMap {
         self.frames
     }
 
-    /// The page of a frame; absent behind the last.
+    /// The value of a frame; absent behind the last.
     #[inline]
-    pub(crate) fn get(&self, frame: u64) -> PageId {
+    pub(crate) fn get(&self, frame: u64) -> T {
         let chunk = self.chunks.get((frame / CHUNK as u64) as usize);
         let id = chunk.and_then(|chunk| chunk.get((frame % CHUNK as u64) as usize));
-        id.copied().unwrap_or(PageId::ABSENT)
+        id.copied().unwrap_or(T::ABSENT)
     }
 
     /// Changes a frame; behind the last, nothing.
-    pub(crate) fn set(&mut self, frame: u64, id: PageId) {
+    pub(crate) fn set(&mut self, frame: u64, value: T) {
         if frame >= self.frames {
             return;
         }
         let Some(chunk) = self.chunks.get_mut((frame / CHUNK as u64) as usize) else { return };
         if let Some(slot) = Arc::make_mut(chunk).get_mut((frame % CHUNK as u64) as usize) {
-            *slot = id;
+            *slot = value;
         }
     }
 
-    /// Gives `count` frames from `start` on the same page; whole chunks share one copy.
-    pub(crate) fn fill(&mut self, start: u64, count: u64, id: PageId) {
+    /// Gives `count` frames from `start` on the same value; whole chunks share one copy.
+    pub(crate) fn fill(&mut self, start: u64, count: u64, value: T) {
         let end = start.saturating_add(count).min(self.frames);
-        let shared = Arc::new([id; CHUNK]);
+        let shared = Arc::new([value; CHUNK]);
         let mut frame = start;
         while frame < end {
             let whole = frame.is_multiple_of(CHUNK as u64) && end - frame >= CHUNK as u64;
@@ -60,19 +76,29 @@ impl PageMap {
                     frame += CHUNK as u64;
                 }
                 _ => {
-                    self.set(frame, id);
+                    self.set(frame, value);
                     frame += 1;
                 }
             }
         }
     }
 
-    /// All pages in frame order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = PageId> + '_ {
-        self.chunks.iter().flat_map(|chunk| chunk.iter().copied()).take(self.frames as usize)
+    /// All values in frame order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = T> + '_ {
+        self.slices().flatten().copied()
     }
 
-    /// The frames, ascending, whose pages differ between the two maps; frames only one of them has do.
+    /// All values in frame order, in runs.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &[T]> + '_ {
+        let mut left = self.frames as usize;
+        self.chunks.iter().map(move |chunk| {
+            let len = left.min(CHUNK);
+            left -= len;
+            chunk.get(..len).unwrap_or_default()
+        })
+    }
+
+    /// The frames, ascending, whose values differ between the two maps; frames only one of them has do.
     pub(crate) fn changed(&self, other: &Self) -> Vec<u64> {
         let common = self.frames.min(other.frames);
         let mut changed = Vec::new();

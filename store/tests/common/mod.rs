@@ -18,7 +18,7 @@ pub(crate) enum Frame {
 
 impl Frame {
     /// The bytes of the frame, if it has any.
-    pub fn page(self) -> Option<Page> {
+    pub(crate) fn page(self) -> Option<Page> {
         match self {
             Self::Absent => None,
             Self::Zero => Some(ZERO_PAGE),
