@@ -9,7 +9,8 @@ use super::profile::{Digests, Profile};
 /// Profiles kept. An archive seldom sees more kernel builds; each takes some 30 MB.
 const MAX_PROFILES: usize = 8;
 
-/// The profiles of the kernel builds met so far, for all epochs, VMs and threads that share it.
+/// The profiles of the kernel builds met so far, for all epochs, VMs and threads. One for each archive: what an archive
+/// calls the contents of pages is compared between its epochs, and two archives may call different contents the same.
 #[derive(Debug, Default)]
 pub struct Profiles {
     /// The one used last at the end.

@@ -1,13 +1,16 @@
 //! The symbols and types of one kernel build.
 
+use std::sync::{Mutex, PoisonError};
+
 use varve_formats::symbols::btf::Btf;
 use varve_formats::symbols::kallsyms::{Hints, Kallsyms, Symbol, Table};
 use varve_formats::symbols::{KERNEL_IMAGE_BYTES, KERNEL_MAP};
-use varve_formats::{Fault, Gva, VirtualMemory};
+use varve_formats::{Fault, Gva, PAGE_SIZE, VirtualMemory};
 
 use super::error::{Failure, Reason, Step};
 use super::place::{Placement, relocate};
 use crate::linux::{GuestString, Layouts};
+use crate::paging::AddressSpace;
 
 /// Bytes of a banner at most. The kernel prints it in one line of its log, which holds 1,024.
 const MAX_BANNER_BYTES: usize = 1024;
@@ -35,6 +38,16 @@ pub struct Profile {
     banner_at: Gva,
     digests: Digests,
     sections: Vec<Section>,
+    /// The pages that were found unchanged last.
+    unchanged: Mutex<Option<Pages>>,
+}
+
+/// The pages that the sections of a profile are in.
+#[derive(Debug, PartialEq, Eq)]
+struct Pages {
+    kernel_offset: u64,
+    /// What the archive calls their contents ([`PhysicalMemory::page_identity`](varve_formats::PhysicalMemory)).
+    identities: Vec<u64>,
 }
 
 /// Bytes of the kernel image that symbols or types come from, as they were when they were parsed.
@@ -81,7 +94,8 @@ impl Profile {
             .map_err(|fault| fail(Step::Kallsyms, Reason::Fault(fault)))?;
         let digests = Digests { kallsyms: digest(&sections, false), btf: digest(&sections, true) };
         let kernel_offset = placement.kernel_offset;
-        Ok(Self { kallsyms, btf, layouts, kernel_offset, banner, banner_at, digests, sections })
+        let unchanged = Mutex::new(None);
+        Ok(Self { kallsyms, btf, layouts, kernel_offset, banner, banner_at, digests, sections, unchanged })
     }
 
     /// The symbols, with addresses as they were when they were decoded: see [`Guest::symbol`](super::Guest::symbol).
@@ -140,31 +154,55 @@ impl Profile {
         GuestString::read(memory, at, MAX_BANNER_BYTES).is_ok_and(|banner| banner == self.banner)
     }
 
-    /// Compares what symbols and types were read from with what is there now.
+    /// Compares what symbols and types were read from with what is there now. Pages whose contents the archive calls as
+    /// they were called when they were last found unchanged are not read.
     ///
     /// # Errors
     /// The first fault met: nothing is then known.
-    pub(super) fn compare(
-        &self,
-        memory: &dyn VirtualMemory,
-        kernel_offset: u64,
-    ) -> Result<Comparison, Fault> {
+    pub(super) fn compare(&self, space: &AddressSpace<'_>, kernel_offset: u64) -> Result<Comparison, Fault> {
         let mut same = Comparison { kallsyms: true, btf: true };
+        let pages = self.pages(space, kernel_offset);
+        if pages.is_some() && *self.unchanged.lock().unwrap_or_else(PoisonError::into_inner) == pages {
+            return Ok(same);
+        }
         for section in &self.sections {
-            let start = relocate(section.table.start, self.kernel_offset, kernel_offset);
-            let table = Table { start, ..section.table };
-            let mut rest = &*section.bytes;
-            let equal = read_without_kaslr(memory, &table, kernel_offset, |now| {
-                let (before, later) = rest.split_at(now.len().min(rest.len()));
-                rest = later;
-                before == now
-            })?;
+            let equal = section.equals(space, self.kernel_offset, kernel_offset)?;
             match section.table.name {
                 BTF_SECTION => same.btf &= equal,
                 _ => same.kallsyms &= equal,
             }
         }
+        if same.kallsyms && same.btf && pages.is_some() {
+            *self.unchanged.lock().unwrap_or_else(PoisonError::into_inner) = pages;
+        }
         Ok(same)
+    }
+
+    /// The pages that the sections are in. `None` where memory cannot name their contents.
+    fn pages(&self, space: &AddressSpace<'_>, kernel_offset: u64) -> Option<Pages> {
+        let mut identities = Vec::new();
+        for section in &self.sections {
+            let start = relocate(section.table.start, self.kernel_offset, kernel_offset);
+            let end = start.checked_add(section.table.len)?;
+            for page in (start.page_start().0..end.0).step_by(PAGE_SIZE) {
+                let gfn = space.translate(Gva(page)).ok()?.gpa.gfn();
+                identities.push(space.memory().page_identity(gfn)?);
+            }
+        }
+        Some(Pages { kernel_offset, identities })
+    }
+}
+
+impl Section {
+    /// Whether the section of a kernel that KASLR moved by `to`, and not by `from` as when this was read, is the same.
+    fn equals(&self, memory: &dyn VirtualMemory, from: u64, to: u64) -> Result<bool, Fault> {
+        let table = Table { start: relocate(self.table.start, from, to), ..self.table };
+        let mut rest = &*self.bytes;
+        read_without_kaslr(memory, &table, to, |now| {
+            let (before, later) = rest.split_at(now.len().min(rest.len()));
+            rest = later;
+            before == now
+        })
     }
 }
 
