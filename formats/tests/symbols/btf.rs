@@ -7,7 +7,7 @@ use varve_formats::symbols::kallsyms::Kallsyms;
 
 use crate::btf_writer::{Writer, kernel_types};
 use crate::guest::Guest;
-use crate::kallsyms_writer::{DATA, FORMS, kernel_symbols, write};
+use crate::kernel::{DATA, form, kernel_symbols, write};
 
 fn kernel() -> Btf {
     Btf::parse(kernel_types()).unwrap()
@@ -199,11 +199,11 @@ fn the_bytes_of_a_blob_end_with_its_strings() {
 
 /// A guest whose symbols say that BTF is at [`DATA`].
 fn guest_with_btf(blob: Vec<u8>, len: u64) -> (Guest, Kallsyms) {
-    let mut symbols = kernel_symbols(&FORMS[4]);
+    let mut symbols = kernel_symbols(&form("6.4"));
     symbols.retain(|entry| entry.0 < DATA);
     symbols.push((DATA, 'r', "__start_BTF".to_owned()));
     symbols.push((DATA + len, 'r', "__stop_BTF".to_owned()));
-    let mut written = write(&FORMS[4], &symbols);
+    let mut written = write(&form("6.4"), &symbols);
     let mut data = blob;
     data.resize(data.len().next_multiple_of(0x1000), 0);
     *written.guest.piece(2) = data;
@@ -230,7 +230,7 @@ fn what_stands_in_the_way_of_the_blob_is_told() {
     assert!(matches!(located(blob.clone(), 1 << 30), Err(BtfError::Bounds { .. })));
     assert!(matches!(located(blob.clone(), 0x10_0000), Err(BtfError::Fault { at: Gva(DATA), .. })));
     assert!(matches!(located(blob, 100), Err(BtfError::Format { at: Gva(DATA), .. })));
-    let written = write(&FORMS[4], &kernel_symbols(&FORMS[4]));
+    let written = write(&form("6.4"), &kernel_symbols(&form("6.4")));
     let kallsyms = Kallsyms::decode(&written.guest, &written.hints).unwrap();
     let result = Btf::locate(&written.guest, &kallsyms);
     assert!(matches!(result, Err(BtfError::NoSymbol { symbol: "__start_BTF" })));
@@ -251,6 +251,27 @@ fn a_search_finds_the_kernels_blob_and_no_others() {
     let (at, btf) = Btf::search(&guest, Gva(DATA - 0x1000), 0x10_0000).unwrap();
     assert_eq!((at, btf.bytes()), (Gva(DATA + 0x3ff1), &kernel[..]));
     assert!(Btf::search(&guest, Gva(DATA), 0x3000).is_none());
+}
+
+#[test]
+fn another_writer_is_understood() {
+    let mut w = varve_fixtures::synth::btf::BtfWriter::default();
+    let int = w.int("int", 4, true);
+    let array = w.array(int, int, 3);
+    let constant = w.constant(array);
+    let whole = varve_fixtures::synth::btf::Member::new;
+    let union = w.union("", 12, &[whole("triple", constant, 0), whole("single", int, 0)]);
+    let flags = varve_fixtures::synth::btf::Member { name: "flags", kind: int, bit_offset: 133, bits: 7 };
+    w.structure("s", 20, &[whole("first", int, 0), whole("", union, 4), flags]);
+    w.enumeration("e", &[("LOW", -5), ("HIGH", 5)]);
+    w.enumeration64("wide", &[("ALL", u64::MAX)]);
+    let btf = Btf::parse(w.finish()).unwrap();
+    let triple = btf.member("s", "triple").unwrap();
+    assert_eq!((triple.offset, triple.size, triple.array.unwrap().count), (4, 12, 3));
+    assert_eq!(btf.member("s", "single").unwrap().offset, 4);
+    let flags = btf.member("s", "flags").unwrap();
+    assert_eq!((flags.offset, flags.bits), (16, Some(BitField { shift: 5, width: 7 })));
+    assert_eq!((btf.enumerator("LOW"), btf.enumerator("ALL")), (Some(-5), Some(u64::MAX.into())));
 }
 
 proptest! {

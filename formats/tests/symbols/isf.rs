@@ -2,15 +2,16 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use varve_fixtures::synth::kallsyms::Encoding as Form;
 use varve_formats::symbols::btf::Btf;
 use varve_formats::symbols::isf::{self, Source};
 use varve_formats::symbols::kallsyms::Kallsyms;
 
 use crate::btf_writer::{Writer, kernel_types};
-use crate::kallsyms_writer::{BANNER, DATA, Entry, FORMS, Form, RODATA, TEXT, kernel_symbols, write};
+use crate::kernel::{BANNER, DATA, Entry, RODATA, TEXT, form, kernel_symbols, write};
 
 fn percpu_form() -> Form {
-    FORMS[4]
+    form("6.4")
 }
 
 fn file_of(form: &Form, symbols: &[Entry], types: Vec<u8>, kernel_offset: u64) -> Vec<u8> {

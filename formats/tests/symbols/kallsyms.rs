@@ -1,10 +1,14 @@
 //! Every form decodes to what was written.
 
 use proptest::prelude::*;
-use varve_formats::symbols::kallsyms::{Encoding, Hints, Kallsyms, KallsymsError};
+use varve_formats::symbols::kallsyms::{Hints, Kallsyms, KallsymsError};
 use varve_formats::{Gva, VirtualMemory};
 
-use crate::kallsyms_writer::{BANNER, DATA, Entry, FORMS, Form, RODATA, TEXT, kernel_symbols, window, write};
+use varve_fixtures::synth::kallsyms::Encoding as Form;
+
+use crate::kernel::{
+    BANNER, DATA, Entry, RODATA, TEXT, encoding, form, forms, kernel_symbols, window, write,
+};
 
 fn entries(kallsyms: &Kallsyms) -> Vec<Entry> {
     kallsyms.iter().map(|symbol| (symbol.address.0, symbol.kind, symbol.name.to_owned())).collect()
@@ -12,14 +16,14 @@ fn entries(kallsyms: &Kallsyms) -> Vec<Entry> {
 
 #[test]
 fn every_form_decodes_with_hints_and_by_search() {
-    for form in FORMS {
+    for (release, form) in forms() {
         let symbols = kernel_symbols(&form);
         let written = write(&form, &symbols);
         for hints in [written.hints.clone(), window(), Hints { stext: Some(Gva(TEXT)), ..window() }] {
             let kallsyms = Kallsyms::decode(&written.guest, &hints)
-                .unwrap_or_else(|error| panic!("{}: {error} with {hints:?}", form.name));
-            assert_eq!(kallsyms.encoding(), form.encoding, "{}", form.name);
-            assert_eq!(entries(&kallsyms), symbols, "{}", form.name);
+                .unwrap_or_else(|error| panic!("{}: {error} with {hints:?}", release));
+            assert_eq!(kallsyms.encoding(), encoding(&form), "{}", release);
+            assert_eq!(entries(&kallsyms), symbols, "{}", release);
         }
     }
 }
@@ -35,49 +39,51 @@ fn many_symbols(form: &Form) -> Vec<Entry> {
 
 #[test]
 fn the_tables_that_were_read_are_the_tables_that_were_written() {
-    for form in FORMS {
+    for (release, form) in forms() {
         let written = write(&form, &many_symbols(&form));
         let kallsyms = Kallsyms::decode(&written.guest, &window()).unwrap();
-        let mut expected = written.tables;
-        expected.sort_by_key(|table| table.1);
-        let found: Vec<_> =
-            kallsyms.tables().iter().map(|table| (table.name, table.start.0, table.len)).collect();
-        assert_eq!(found.len(), expected.len(), "{}", form.name);
-        for (found, expected) in found.iter().zip(&expected) {
-            // The padding behind the tokens counts as theirs.
-            let padding = if found.0 == "token_table" { found.2 - expected.2 } else { 0 };
-            assert!(padding < 8, "{}", form.name);
-            assert_eq!((found.0, found.1, found.2 - padding), *expected, "{}", form.name);
+        assert_eq!(kallsyms.tables().len() + 1, written.tables.len(), "{release}");
+        for (found, expected) in kallsyms.tables().iter().zip(written.tables.windows(2)) {
+            let (name, start, next) = (expected[0].0, expected[0].1, expected[1].1);
+            assert_eq!(
+                (Some(found.name), found.start.0),
+                (name.strip_prefix("kallsyms_"), start),
+                "{release}"
+            );
+            // Nothing but padding lies between a table and the next.
+            let end = found.start.0 + found.len;
+            assert!(end <= next && next - end < 8, "{release}: {found:?} {next:#x}");
         }
     }
 }
 
 #[test]
 fn many_symbols_need_many_markers() {
-    for form in FORMS {
+    for (release, form) in forms() {
         let symbols = many_symbols(&form);
         let written = write(&form, &symbols);
         for hints in [written.hints.clone(), window()] {
-            assert_eq!(entries(&Kallsyms::decode(&written.guest, &hints).unwrap()), symbols, "{}", form.name);
+            assert_eq!(entries(&Kallsyms::decode(&written.guest, &hints).unwrap()), symbols, "{}", release);
         }
     }
 }
 
 #[test]
 fn lengths_with_the_high_bit_set_are_read_as_the_form_means_them() {
-    for form in FORMS {
+    for (release, form) in forms() {
         let mut symbols = kernel_symbols(&form);
         // 200 characters that do not compress: one length byte before 6.1, two after.
         symbols.insert(4, (symbols[4].0, 't', "Q".repeat(200)));
         let written = write(&form, &symbols);
         for hints in [written.hints.clone(), window()] {
-            assert_eq!(entries(&Kallsyms::decode(&written.guest, &hints).unwrap()), symbols, "{}", form.name);
+            assert_eq!(entries(&Kallsyms::decode(&written.guest, &hints).unwrap()), symbols, "{}", release);
         }
     }
 }
 
+/// A form with per-CPU symbols.
 fn percpu_form() -> Form {
-    FORMS[4]
+    form("6.4")
 }
 
 #[test]
@@ -194,20 +200,6 @@ fn an_encoding_counts_only_when_its_addresses_make_sense() {
 }
 
 #[test]
-fn place_relative_is_not_taken_for_base_relative_nor_the_other_way_round() {
-    // Without hints only the banner and the place of `_stext` tell them apart.
-    for form in FORMS.iter().filter(|form| !matches!(form.encoding, Encoding::Absolute)) {
-        let written = write(form, &kernel_symbols(form));
-        assert_eq!(
-            Kallsyms::decode(&written.guest, &window()).unwrap().encoding(),
-            form.encoding,
-            "{}",
-            form.name
-        );
-    }
-}
-
-#[test]
 fn unreadable_pages_in_the_window_do_not_hide_the_tables() {
     let written = write(&percpu_form(), &kernel_symbols(&percpu_form()));
     assert!(written.guest.read_u8(Gva(TEXT + 0x10_0000)).is_err(), "the window has holes");
@@ -223,7 +215,7 @@ proptest! {
 
     #[test]
     fn what_is_written_is_read(
-        form in prop::sample::select(FORMS.to_vec()),
+        (_, form) in prop::sample::select(forms()),
         more in prop::collection::vec((0u64..0x3000, prop::sample::select(vec!['T', 't', 'd', 'r', 'B']), name()), 0..700),
     ) {
         let mut symbols = kernel_symbols(&form);

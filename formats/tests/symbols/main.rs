@@ -1,4 +1,4 @@
-//! VMCOREINFO, kallsyms, BTF and ISF against blobs that are written here, by code the parsers do not share.
+//! VMCOREINFO, kallsyms, BTF and ISF against blobs written by code that the parsers do not share.
 
 mod btf;
 mod btf_hostile;
@@ -7,5 +7,5 @@ mod guest;
 mod isf;
 mod kallsyms;
 mod kallsyms_hostile;
-mod kallsyms_writer;
+mod kernel;
 mod vmcoreinfo;

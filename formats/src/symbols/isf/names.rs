@@ -71,8 +71,9 @@ impl<'a> TypeNames<'a> {
     pub(super) fn name(&self, ty: &Type<'a>) -> Cow<'a, str> {
         match self.unique.get(&ty.id) {
             Some(name) => Cow::Borrowed(name),
-            None if matches!(space(&ty.kind), Some(Space::Base)) => Cow::Borrowed(ty.name),
             None if ty.name.is_empty() => Cow::Owned(format!("unnamed_{}", ty.id.0)),
+            // Old blobs repeat a basic type for each width of bit-field; the first of the name is the whole type.
+            None if matches!(space(&ty.kind), Some(Space::Base)) => Cow::Borrowed(ty.name),
             None => Cow::Owned(format!("{}_{}", ty.name, ty.id.0)),
         }
     }

@@ -88,8 +88,7 @@ impl Serialize for BaseTypes<'_> {
                 Kind::Float { size } => base(size, true, "float"),
                 _ => return None,
             };
-            // Old blobs repeat a name for each width of bit-field; the first is the whole type.
-            (!name.is_empty() && seen.insert(name.clone().into_owned())).then_some((name, base))
+            seen.insert(name.clone().into_owned()).then_some((name, base))
         });
         let found: Vec<_> = found.collect();
         let fixed = fixed.map(|(name, base)| (Cow::Borrowed(name), base));

@@ -29,7 +29,7 @@ const MAX_HITS: usize = 256;
 const MAX_TOKEN_TABLES: usize = 8;
 
 /// Names walked at most while looking for their beginning, over all places tried.
-const MAX_NAMES_WALKED: u32 = 1 << 26;
+const MAX_NAMES_WALKED: u32 = 1 << 24;
 
 /// The sets of tables in `start .. start + len`, one after the other. The caller decides which one decodes.
 pub(super) fn layouts(memory: &dyn VirtualMemory, start: Gva, len: u64) -> impl Iterator<Item = Layout> {

@@ -1,0 +1,9 @@
+//! Any bytes as an ELF core.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+mod image;
+
+fuzz_target!(|bytes: &[u8]| image::open_as("elf", bytes));
