@@ -1,2 +1,7 @@
 //! The `varve` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    varve::run(std::env::args_os())
+}

@@ -1,0 +1,147 @@
+//! The boots in a VM's history: which kernel, and the first epoch that shows it.
+//!
+//! They are pinned in the archive, so that a later epoch finds its kernel and its baseline without a search. Everything in
+//! here can be told again from the epochs. Integers are little-endian:
+//!
+//! ```text
+//! magic "varvboot" | version u16 = 1 | epochs looked at u64 | count u16 | count first epochs, u64 each | pins
+//! ```
+
+use varve_formats::FormatError;
+
+use crate::guest::{MAX_PINS, Pin};
+
+const MAGIC: &[u8; 8] = b"varvboot";
+const VERSION: u16 = 1;
+/// Name of the blob in errors.
+const BLOB: &str = "pinned boots";
+/// Bytes before the list of first epochs.
+const HEAD_BYTES: usize = 20;
+
+/// A boot of the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Boot {
+    /// The first archived epoch of it.
+    pub(super) first: u64,
+    /// The kernel, as it was there.
+    pub(super) pin: Pin,
+}
+
+/// The boots known so far, ascending.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Boots {
+    /// Epochs before this one have been looked at.
+    pub(super) looked_at: u64,
+    pub(super) boots: Vec<Boot>,
+}
+
+impl Boots {
+    /// Whether another boot can be remembered. A guest that makes up boots cannot fill the archive.
+    pub(super) fn has_room(&self) -> bool {
+        self.boots.len() < MAX_PINS
+    }
+
+    /// The boot with this kernel at this place.
+    pub(super) fn of(&self, pin: &Pin) -> Option<&Boot> {
+        self.boots.iter().find(|boot| boot.pin.placement == pin.placement)
+    }
+
+    /// The pins of boots that begin at or before `epoch`.
+    pub(super) fn pins_until(&self, epoch: u64) -> Vec<Pin> {
+        self.boots.iter().filter(|boot| boot.first <= epoch).map(|boot| boot.pin.clone()).collect()
+    }
+
+    /// The pins of boots that begin before `epoch`.
+    pub(super) fn pins_before(&self, epoch: u64) -> Vec<Pin> {
+        self.boots.iter().filter(|boot| boot.first < epoch).map(|boot| boot.pin.clone()).collect()
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = MAGIC.to_vec();
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&self.looked_at.to_le_bytes());
+        out.extend_from_slice(&(self.boots.len() as u16).to_le_bytes());
+        for boot in &self.boots {
+            out.extend_from_slice(&boot.first.to_le_bytes());
+        }
+        let pins: Vec<Pin> = self.boots.iter().map(|boot| boot.pin.clone()).collect();
+        out.extend_from_slice(&Pin::encode(&pins));
+        out
+    }
+
+    /// # Errors
+    /// The offset and what is wrong there.
+    pub(super) fn decode(blob: &[u8]) -> Result<Self, FormatError> {
+        let error = |offset: usize, reason: &str| FormatError::new(BLOB, offset as u64, reason);
+        let (head, rest) = blob.split_at_checked(HEAD_BYTES).ok_or_else(|| error(blob.len(), "ends early"))?;
+        let (magic, head) = head.split_first_chunk().ok_or_else(|| error(0, "ends early"))?;
+        let (version, head) = head.split_first_chunk().ok_or_else(|| error(8, "ends early"))?;
+        let (looked_at, head) = head.split_first_chunk().ok_or_else(|| error(10, "ends early"))?;
+        let (count, _) = head.split_first_chunk().ok_or_else(|| error(18, "ends early"))?;
+        if magic != MAGIC {
+            return Err(error(0, "no magic \"varvboot\""));
+        }
+        if u16::from_le_bytes(*version) != VERSION {
+            return Err(error(8, "unknown version"));
+        }
+        let count = usize::from(u16::from_le_bytes(*count));
+        let (firsts, pins) =
+            rest.split_at_checked(count * 8).ok_or_else(|| error(blob.len(), "ends early"))?;
+        let firsts = firsts.as_chunks().0.iter().map(|first| u64::from_le_bytes(*first));
+        let pins = Pin::decode(pins)?;
+        if pins.len() != count {
+            return Err(error(18, "another number of pins"));
+        }
+        let boots = firsts.zip(pins).map(|(first, pin)| Boot { first, pin }).collect();
+        Ok(Self { looked_at: u64::from_le_bytes(*looked_at), boots })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use varve_formats::{Gpa, Gva};
+
+    use super::*;
+    use crate::guest::{Digests, Placement};
+    use crate::paging::Levels;
+
+    fn boot(first: u64) -> Boot {
+        let placement = Placement { kernel_offset: first << 21, phys_base: 0, root: Gpa(0), levels: Levels::Four };
+        let digests = Digests { kallsyms: [0; 32], btf: [0; 32] };
+        let pin = Pin { placement, note: None, banner_at: Gva(0), banner: "Linux version".into(), digests };
+        Boot { first, pin }
+    }
+
+    #[test]
+    fn boots_survive_encoding_and_any_cut_is_an_error() {
+        let boots = Boots { looked_at: 99, boots: vec![boot(0), boot(7)] };
+        let blob = boots.encode();
+        assert_eq!(Boots::decode(&blob).unwrap(), boots);
+        for cut in 0..blob.len() {
+            assert!(Boots::decode(&blob[..cut]).is_err(), "cut at {cut}");
+        }
+        assert_eq!(Boots::decode(&Boots::default().encode()).unwrap(), Boots::default());
+    }
+
+    #[test]
+    fn errors_say_where_and_what() {
+        let mut blob = Boots::default().encode();
+        blob[8] = 2;
+        assert_eq!(Boots::decode(&blob).unwrap_err().to_string(), "pinned boots: offset 0x8: unknown version");
+        blob[0] = 0;
+        assert_eq!(
+            Boots::decode(&blob).unwrap_err().to_string(),
+            "pinned boots: offset 0x0: no magic \"varvboot\""
+        );
+    }
+
+    #[test]
+    fn an_epoch_is_judged_by_the_boots_before_it() {
+        let boots = Boots { looked_at: 9, boots: vec![boot(0), boot(7)] };
+        assert_eq!(boots.pins_before(7).len(), 1);
+        assert_eq!(boots.pins_until(7).len(), 2);
+        assert!(boots.pins_before(0).is_empty());
+        assert_eq!(boots.of(&boot(7).pin).map(|boot| boot.first), Some(7));
+        assert_eq!(boots.of(&boot(8).pin), None);
+    }
+}

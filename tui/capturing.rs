@@ -1,0 +1,190 @@
+//! What capture and import show while they run, and how they end.
+
+use std::{
+    io,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde::Serialize;
+use serde_json::json;
+use varve_capture::{Ended, EpochReport, Observer, PauseSplit, Summary};
+
+use crate::{
+    commands::epochs::Row,
+    context::Context,
+    exit::{Failure, Status},
+    interrupt::Interrupt,
+    output::{Output, bytes},
+    progress::Progress,
+};
+
+impl varve_capture::Interrupt for Interrupt {
+    fn finish(&self) -> bool {
+        self.finish()
+    }
+
+    fn abandon(&self) -> bool {
+        self.drop_it()
+    }
+}
+
+/// Prints each epoch when it is durable, and progress on the way there.
+pub(crate) struct Reporter<'a> {
+    context: &'a Context<'a>,
+    state: Mutex<State>,
+}
+
+struct State {
+    out: Output,
+    progress: Option<Progress>,
+    /// Why the result could not be written.
+    failed: Option<io::Error>,
+}
+
+/// A committed epoch on a line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    r#type: &'static str,
+    #[serde(flatten)]
+    epoch: Row<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause_us: Option<Pause>,
+    total_us: u64,
+}
+
+/// How long the guest stood still, in microseconds.
+#[derive(Serialize)]
+struct Pause {
+    total: u64,
+    quiesce: u64,
+    dirty: u64,
+    scan: u64,
+    registers: u64,
+    resume: u64,
+}
+
+impl From<&PauseSplit> for Pause {
+    fn from(split: &PauseSplit) -> Self {
+        Self {
+            total: micros(split.total()),
+            quiesce: micros(split.quiesce),
+            dirty: micros(split.dirty),
+            scan: micros(split.scan),
+            registers: micros(split.registers),
+            resume: micros(split.resume),
+        }
+    }
+}
+
+impl<'a> Reporter<'a> {
+    pub(crate) fn new(context: &'a Context<'a>) -> Self {
+        let state = State { out: context.output(), progress: None, failed: None };
+        Self { context, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Reporter<'_> {
+    fn epoch_begins(&self, _number: u64, bytes: u64) {
+        self.state().progress = Some(self.context.progress_of_bytes(bytes, "epoch"));
+    }
+
+    fn scanned(&self, bytes: u64) {
+        if let Some(progress) = &self.state().progress {
+            progress.advance(bytes);
+        }
+    }
+
+    fn committed(&self, report: &EpochReport) {
+        let mut state = self.state();
+        state.progress = None;
+        if let Err(error) = state.out.epoch(report) {
+            state.failed.get_or_insert(error);
+        }
+    }
+
+    fn remark(&self, text: &str) {
+        self.context.remark(text);
+    }
+}
+
+impl Output {
+    fn epoch(&mut self, report: &EpochReport) -> io::Result<()> {
+        let record = &report.record;
+        if self.is_json() {
+            self.line(&Line {
+                r#type: "epoch",
+                epoch: Row::from(record),
+                pause_us: report.pause.as_ref().map(Pause::from),
+                total_us: micros(report.total),
+            })?;
+        } else {
+            let pause = report.pause.as_ref().map_or(String::new(), |pause| {
+                format!(", paused {:.1} ms", pause.total().as_secs_f64() * 1e3)
+            });
+            self.text(&format!(
+                "epoch {}: {} of {} pages changed, {} stored{pause}",
+                record.number,
+                record.pages_changed,
+                record.pages,
+                bytes(record.bytes_stored)
+            ))?;
+        }
+        self.flush()
+    }
+}
+
+/// Prints what a capture came to and turns its end into an exit status.
+pub(crate) fn conclude(
+    context: &Context<'_>,
+    reporter: Reporter<'_>,
+    ended: Ended,
+) -> Result<Status, Failure> {
+    let state = reporter.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    drop(state.progress);
+    let mut out = state.out;
+    if let Some(error) = state.failed {
+        return Err(error.into());
+    }
+    if out.is_json() {
+        out.line(&summary(&ended.summary, ended.error.is_none()))?;
+        out.flush()?;
+    } else if ended.summary.pauses.count() > 0 {
+        context.remark(pauses(&ended.summary));
+    }
+    match ended.error {
+        None => Ok(Status::Nothing),
+        Some(error) => Err(error.into()),
+    }
+}
+
+fn summary(summary: &Summary, complete: bool) -> serde_json::Value {
+    let quantile = |percent| summary.pauses.percentile(percent).map(micros);
+    json!({
+        "type": "summary",
+        "epochs": summary.epochs,
+        "epochs_dropped": summary.epochs_dropped,
+        "ticks_missed": summary.ticks_missed,
+        "pages_changed": summary.pages_changed,
+        "pages_stored": summary.pages_stored,
+        "bytes_stored": summary.bytes_stored,
+        "pause_us": {"p50": quantile(50), "p90": quantile(90), "p99": quantile(99), "max": micros(summary.pauses.longest())},
+        "complete": complete,
+    })
+}
+
+fn pauses(summary: &Summary) -> String {
+    let mut text = String::from("pauses:");
+    for (end, count) in summary.pauses.buckets() {
+        text.push_str(&format!(" ≤{:.1} ms: {count};", end.as_secs_f64() * 1e3));
+    }
+    format!("{text} longest {:.1} ms", summary.pauses.longest().as_secs_f64() * 1e3)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

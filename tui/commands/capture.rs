@@ -1,0 +1,77 @@
+//! `varve capture`: epochs of a live guest.
+
+use std::time::Duration;
+
+use clap::Args;
+use varve_capture::{Plan, source};
+
+use crate::{
+    capturing::{Reporter, conclude},
+    context::Context,
+    exit::{Failure, Status},
+    interrupt::Interrupt,
+};
+
+/// Checkpoint a live VM every interval, until interrupted
+///
+/// The guest is paused while its memory is compared with the epoch before and what changed is copied; everything else
+/// happens behind its back. Ctrl-C finishes the epoch in hand; a second one drops it. The guest always runs on.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  varve -r /srv/varve --vm web1 capture qemu:/run/web1.qmp --interval 10s
+  varve -r /srv/varve --vm web1 capture qemu:/run/web1.qmp --epochs 12 --interval 500ms
+
+A guest under QEMU needs a monitor of its own for varve and memory in a shared file:
+  -qmp unix:/run/web1.qmp,server=on,wait=off
+  -object memory-backend-file,id=ram,size=1G,mem-path=/dev/shm/web1,share=on -machine memory-backend=ram")]
+pub(crate) struct Capture {
+    /// Where the guest is: qemu:SOCKET
+    source: String,
+    /// Time from the start of one epoch to the start of the next, such as 200ms, 10s or 5m
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    interval: Duration,
+    /// Stop after this many epochs
+    #[arg(long, value_name = "N")]
+    epochs: Option<u64>,
+}
+
+impl Capture {
+    pub(crate) fn run(&self, context: &Context<'_>) -> Result<Status, Failure> {
+        let vm = context.vm_to_write()?;
+        let source = source::open(&self.source).map_err(Failure::new)?;
+        let archive = context.open_for_writing()?;
+        let interrupt = Interrupt::install()?;
+        let reporter = Reporter::new(context);
+        let plan = Plan { interval: self.interval, epochs: self.epochs };
+        let options = varve_capture::Options::default();
+        let ended = varve_capture::capture(&*source, &archive, vm, &plan, &options, &interrupt, &reporter);
+        conclude(context, reporter, ended)
+    }
+}
+
+/// Parses a duration with its unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+    let parsed = units.iter().find_map(|(unit, milliseconds)| {
+        let number: u64 = text.strip_suffix(unit)?.trim().parse().ok()?;
+        number.checked_mul(*milliseconds).map(Duration::from_millis)
+    });
+    parsed.ok_or_else(|| "give a whole number and a unit: 200ms, 10s, 5m, 1h".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
+        assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        for wrong in ["10", "s", "1.5s", "-1s", "18446744073709551615h", "", "ten s"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! `varve export`: an epoch as a file that every tool opens.
+
+use std::{fs::File, io, path::PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use varve_analyze::engine::History;
+use varve_formats::{
+    PhysicalMemory,
+    symbols::isf,
+    write::{self, CreateError, Existing, WriteError, Written},
+};
+use varve_store::EpochMemory;
+
+use crate::{
+    context::Context,
+    exit::{Failure, Status},
+    output::bytes,
+    scanning::count,
+};
+
+/// Write an epoch as a memory image, or its kernel's symbols
+///
+/// raw: guest physical memory from address 0 on, holes and unreadable frames as zeros. lime: only what there is, with
+/// its addresses. isf: a symbol file for Volatility 3, made from the guest's own BTF and kallsyms.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  varve -r /srv/varve --vm web1 export 3 --format raw -o web1-3.raw\n  varve -r /srv/varve --vm web1 export latest --format isf -o symbols/linux/web1.json"
+)]
+pub(crate) struct Export {
+    /// Which epoch
+    epoch: String,
+    /// What to write
+    #[arg(long, value_enum)]
+    format: Format,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Replace the file if it exists
+    #[arg(long)]
+    force: bool,
+}
+
+/// What can be written.
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Raw,
+    Lime,
+    Isf,
+}
+
+impl Export {
+    pub(crate) fn run(&self, context: &Context<'_>) -> Result<Status, Failure> {
+        let archive = context.open()?;
+        let vm = context.vm(&archive)?;
+        let epoch = context.epoch(&archive, &vm, &self.epoch)?;
+        let written = match self.format {
+            Format::Raw => self.image(context, &archive.epoch(&vm, epoch)?, write::raw::write),
+            Format::Lime => self.image(context, &archive.epoch(&vm, epoch)?, write::lime::write),
+            Format::Isf => {
+                let history = History::open(&archive, &vm)?;
+                history.learn(epoch)?;
+                self.symbols(&history, &history.memory(epoch)?)
+            }
+        }?;
+        let mut out = context.output();
+        if out.is_json() {
+            out.line(&json!({
+                "type": "export", "vm": vm, "epoch": epoch, "path": self.output, "bytes": written.file_bytes,
+                "frames_missing": written.frames_missing, "complete": written.is_complete(),
+            }))?;
+        } else {
+            out.text(&format!("{}: {}", self.output.display(), bytes(written.file_bytes)))?;
+        }
+        out.flush()?;
+        if written.is_complete() {
+            return Ok(Status::Nothing);
+        }
+        context.remark(format_args!(
+            "{} could not be read and are zeros in the file: `varve check --read-data` says more",
+            count(written.frames_missing, "frame")
+        ));
+        Ok(Status::Incomplete)
+    }
+
+    fn image(
+        &self,
+        context: &Context<'_>,
+        memory: &EpochMemory,
+        write: fn(&dyn PhysicalMemory, &File, write::Progress<'_>) -> Result<Written, WriteError>,
+    ) -> Result<Written, Failure> {
+        let total = memory.regions().iter().map(|region| region.len).sum();
+        let progress = context.progress_of_bytes(total, "exporting");
+        self.create(|file| write(memory, file, &|bytes| progress.advance(bytes)))
+    }
+
+    fn symbols(&self, history: &History, memory: &EpochMemory) -> Result<Written, Failure> {
+        let guest = history.guest(memory)?;
+        let profile = guest.profile();
+        let source = isf::Source {
+            kallsyms: profile.kallsyms(),
+            btf: profile.btf(),
+            banner: profile.banner().as_bytes(),
+            kernel_offset: profile.kernel_offset(),
+        };
+        self.create(|file| {
+            isf::write(&source, io::BufWriter::new(file))?;
+            Ok::<_, io::Error>(Written { file_bytes: file.metadata()?.len(), ..Written::default() })
+        })
+    }
+
+    /// Writes the file whole or not at all.
+    fn create<E: std::error::Error + 'static>(
+        &self,
+        write: impl FnOnce(&File) -> Result<Written, E>,
+    ) -> Result<Written, Failure> {
+        let existing = if self.force { Existing::Replace } else { Existing::Refuse };
+        write::create(&self.output, existing, write).map_err(|error| match error {
+            CreateError::Exists { .. } => Failure::new(format_args!("{error}: --force replaces it")),
+            error => Failure::new(error),
+        })
+    }
+}
