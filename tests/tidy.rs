@@ -3,6 +3,8 @@
 //! A rule about one file is a function from its path and text to complaints; [`RULES`] lists them, and
 //! `every_rule_can_fail` shows each one at work.
 
+mod commands;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
