@@ -109,6 +109,21 @@ fn the_timekeeper_is_found_whatever_holds_it() {
 }
 
 #[test]
+fn taint_flags_are_listed_when_volatility_understands_them() {
+    let with = |member: &str| {
+        let mut w = Writer::new();
+        let char = w.int("char", 1, true);
+        w.structure("taint_flag", 16, &[("c_true", char, 0, None), (member, char, 16, None)]);
+        let mut symbols = kernel_symbols(&percpu_form());
+        symbols.iter_mut().find(|entry| entry.2 == "tk_core").unwrap().2 = "taint_flags".to_owned();
+        let file = file_of(&percpu_form(), &symbols, w.finish(), 0);
+        serde_json::from_slice::<Value>(&file).unwrap()["symbols"]["taint_flags"]["type"]["count"].clone()
+    };
+    assert_eq!(with("module"), json!(0x2000 / 16));
+    assert_eq!(with("desc"), json!(0));
+}
+
+#[test]
 fn types_that_share_a_name_keep_apart() {
     let mut w = Writer::new();
     let int = w.int("int", 4, true);

@@ -1,5 +1,7 @@
 //! VMCOREINFO, kallsyms, BTF and ISF against blobs written by code that the parsers do not share.
 
+#![cfg(test)]
+
 mod btf;
 mod btf_hostile;
 mod btf_writer;

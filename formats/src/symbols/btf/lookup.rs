@@ -1,8 +1,7 @@
 //! Looking up types, members and enumerators by name.
 
 use super::header::{Info, kind};
-use super::types::{Enum, Kind, StructMember, Type, TypeId};
-use super::{Btf, NameIndex};
+use super::{Btf, Enum, Kind, NameIndex, StructMember, Type, TypeId};
 
 /// Anonymous structures and unions within each other at most.
 const MAX_NESTING: u32 = 32;

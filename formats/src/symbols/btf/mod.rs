@@ -6,6 +6,7 @@
 mod header;
 mod locate;
 mod lookup;
+mod parts;
 mod types;
 
 use std::sync::{Arc, OnceLock};
@@ -17,7 +18,8 @@ use super::names::NameIndex;
 use header::Header;
 pub use locate::BtfError;
 pub use lookup::{ArrayShape, BitField, Member};
-pub use types::{Array, Composite, Enum, Int, Kind, StructMember, Type, TypeId};
+pub use parts::{Composite, Enum, StructMember};
+pub use types::{Array, Int, Kind, Type, TypeId};
 
 /// Bytes of a blob at most. Debian's 6.12 has 4.9 MB.
 pub const MAX_BTF_BYTES: usize = 64 << 20;

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::symbols::bytes::u32_at;
 
 use super::header::{Info, RECORD_BYTES, kind};
+use super::parts::{Composite, Enum, Record};
 use super::{Btf, POINTER_BYTES};
 
 /// Number of a type in its blob. 0 is `void`.
@@ -107,106 +108,6 @@ pub struct Array {
     pub count: u32,
 }
 
-/// A structure or union.
-#[derive(Clone, Copy)]
-pub struct Composite<'a> {
-    btf: &'a Btf,
-    /// Bytes.
-    pub size: u32,
-    first: usize,
-    count: usize,
-    bit_fields: bool,
-}
-
-/// A member as it is declared; see [`Btf::member`] for looking one up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StructMember<'a> {
-    /// Its name; empty for an anonymous structure or union and for padding.
-    pub name: &'a str,
-    /// Its type.
-    pub ty: TypeId,
-    /// Bits from the start of the structure.
-    pub bit_offset: u32,
-    /// Bits of a bit-field; `None` for an ordinary member.
-    pub bit_size: Option<u32>,
-}
-
-/// An enumeration.
-#[derive(Clone, Copy)]
-pub struct Enum<'a> {
-    btf: &'a Btf,
-    /// Bytes.
-    pub size: u32,
-    /// Whether values are signed.
-    pub signed: bool,
-    wide: bool,
-    first: usize,
-    count: usize,
-}
-
-impl<'a> Composite<'a> {
-    /// The members, in the order of their declaration.
-    pub fn members(&self) -> impl Iterator<Item = StructMember<'a>> + use<'a> {
-        let Self { btf, first, count, bit_fields, .. } = *self;
-        (0..count).map_while(move |member| {
-            let at = first + member * 12;
-            let offset = btf.word(at + 8)?;
-            let (bit_offset, bits) =
-                if bit_fields { (offset & 0x00ff_ffff, offset >> 24) } else { (offset, 0) };
-            Some(StructMember {
-                name: btf.string(btf.word(at)?),
-                ty: TypeId(btf.word(at + 4)?),
-                bit_offset,
-                bit_size: (bits != 0).then_some(bits),
-            })
-        })
-    }
-
-    /// Number of members.
-    pub const fn len(&self) -> usize {
-        self.count
-    }
-
-    /// Whether it has no members.
-    pub const fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-}
-
-impl<'a> Enum<'a> {
-    /// Number of enumerators.
-    pub const fn len(&self) -> usize {
-        self.count
-    }
-
-    /// Whether it has no enumerators.
-    pub const fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// The enumerators and their values, in the order of their declaration.
-    pub fn enumerators(&self) -> impl Iterator<Item = (&'a str, i128)> + use<'a> {
-        let Self { btf, signed, wide, first, count, .. } = *self;
-        (0..count).map_while(move |enumerator| {
-            let at = first + enumerator * if wide { 12 } else { 8 };
-            let low = btf.word(at + 4)?;
-            let high = if wide { btf.word(at + 8)? } else { 0 };
-            let value = u64::from(high) << 32 | u64::from(low);
-            let value = match (signed, wide) {
-                (true, true) => value.cast_signed().into(),
-                (true, false) => low.cast_signed().into(),
-                (false, _) => value.into(),
-            };
-            Some((btf.string(btf.word(at)?), value))
-        })
-    }
-
-    /// The value of one enumerator.
-    pub fn value(&self, enumerator: &str) -> Option<i128> {
-        self.enumerators().find(|entry| entry.0 == enumerator).map(|entry| entry.1)
-    }
-}
-
 impl Btf {
     /// The type of this number. `None` when there is none.
     pub fn ty(&self, id: TypeId) -> Option<Type<'_>> {
@@ -216,13 +117,11 @@ impl Btf {
         let at = *self.records.get(id.0 as usize - 1)? as usize;
         let name = self.string(self.word(at)?);
         let info = Info(self.word(at + 4)?);
-        let size = self.word(at + 8)?;
-        let target = TypeId(size);
-        let first = at + RECORD_BYTES;
-        let composite = || Composite { btf: self, size, first, count: info.vlen(), bit_fields: info.flag() };
+        let record = Record { info, size_or_type: self.word(at + 8)?, tail: at + RECORD_BYTES };
+        let (size, target) = (record.size_or_type, TypeId(record.size_or_type));
         let kind = match info.kind() {
             kind::INT => {
-                let encoding = self.word(first)?;
+                let encoding = self.word(record.tail)?;
                 Kind::Int(Int {
                     size,
                     bits: encoding as u8,
@@ -233,19 +132,13 @@ impl Btf {
                 })
             }
             kind::PTR => Kind::Pointer(target),
-            kind::ARRAY => {
-                Kind::Array(Array { element: TypeId(self.word(first)?), count: self.word(first + 8)? })
-            }
-            kind::STRUCT => Kind::Struct(composite()),
-            kind::UNION => Kind::Union(composite()),
-            wide @ (kind::ENUM | kind::ENUM64) => Kind::Enum(Enum {
-                btf: self,
-                size,
-                signed: info.flag() || (wide == kind::ENUM && self.has_negative(first, info)),
-                wide: wide == kind::ENUM64,
-                first,
-                count: info.vlen(),
+            kind::ARRAY => Kind::Array(Array {
+                element: TypeId(self.word(record.tail)?),
+                count: self.word(record.tail + 8)?,
             }),
+            kind::STRUCT => Kind::Struct(Composite::new(self, record)),
+            kind::UNION => Kind::Union(Composite::new(self, record)),
+            kind::ENUM | kind::ENUM64 => Kind::Enum(Enum::new(self, record)),
             kind::FWD => Kind::Forward { is_union: info.flag() },
             kind::TYPEDEF => Kind::Typedef(target),
             kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => Kind::Modifier(target),
@@ -299,12 +192,6 @@ impl Btf {
             }
         }
         None
-    }
-
-    /// Blobs before the flag (6.1) do not say whether an enumeration is signed.
-    fn has_negative(&self, first: usize, info: Info) -> bool {
-        (0..info.vlen())
-            .any(|enumerator| self.word(first + enumerator * 8 + 4).is_some_and(|value| value >> 31 != 0))
     }
 
     pub(super) fn word(&self, at: usize) -> Option<u32> {

@@ -2,8 +2,8 @@
 //! kernel; Volatility's Linux plugins ask for most of them, analysts in `volshell` for the rest.
 //!
 //! A type is `NAME` of a structure, union, typedef, enumeration or integer; `*T`, a pointer to `T`; `[N]T`, an array;
-//! `[]T`, an array that reaches to the next symbol. Of several rows for one symbol the first counts whose type the
-//! kernel has.
+//! `[]T`, an array that reaches to the next symbol; `NAME.MEMBER`, `NAME` if it has this member. Of several rows for one
+//! symbol the first counts whose type the kernel has.
 
 use crate::symbols::btf::Kind;
 
@@ -50,7 +50,9 @@ const GLOBALS: &[(&str, &str)] = &[
     ("module_addr_min", "long unsigned int"),
     ("module_addr_max", "long unsigned int"),
     ("module_kset", "*kset"),
-    ("taint_flags", "[]taint_flag"),
+    // Of an empty array Volatility takes its own list: it reads a member that 7.x no longer has.
+    ("taint_flags", "[]taint_flag.module"),
+    ("taint_flags", "[0]taint_flag"),
     ("ftrace_ops_list", "*ftrace_ops"),
     ("ftrace_list_end", "ftrace_ops"),
     ("ftrace_mod_maps", "list_head"),
@@ -130,6 +132,10 @@ fn parse<'a>(names: &TypeNames<'a>, ty: &str, bytes: u64) -> Option<(Shape<'a>, 
         return Some((Shape::Array { count, subtype: Box::new(subtype) }, size.checked_mul(count)?));
     }
     let btf = names.btf;
+    if let Some((structure, member)) = ty.split_once('.') {
+        btf.member(structure, member)?;
+        return parse(names, structure, bytes);
+    }
     let id = match btf.struct_named(ty) {
         Some(id) => id,
         None => btf.named(ty).find(|ty| !matches!(ty.kind, Kind::Forward { .. }))?.id,

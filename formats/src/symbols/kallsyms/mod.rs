@@ -4,6 +4,8 @@
 //! one counts whose addresses make sense (see [`Kallsyms::decode`]). Module symbols are not part of it.
 
 mod addresses;
+mod decode;
+mod hints;
 mod layout;
 mod names;
 mod search;
@@ -14,65 +16,12 @@ use std::sync::OnceLock;
 
 use crate::{Fault, Gva, VirtualMemory};
 
-use super::linear::{KERNEL_IMAGE_BYTES, KERNEL_MAP};
 use super::names::NameIndex;
-use super::vmcoreinfo::VmCoreInfo;
-use addresses::Candidate;
-use layout::Layout;
-use names::{Extent, Names};
-use tokens::Tokens;
-
-/// Of how many symbols at least one may be out of order before the addresses count as misread.
-const MIN_SYMBOLS_PER_DISORDER: usize = 64;
-
-/// The bytes searched when nothing says where the tables are: behind `_text`, all images known end before this.
-const DEFAULT_WINDOW_BYTES: u64 = 256 << 20;
+pub use hints::Hints;
+use names::Names;
 
 /// Bytes of `linux_banner` at most.
 pub const MAX_BANNER_BYTES: usize = 1024;
-
-/// What is known about the tables before they are decoded.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Hints {
-    /// `_stext`. Given, it has to agree with the decoded one.
-    pub stext: Option<Gva>,
-    /// `kallsyms_num_syms`.
-    pub num_syms: Option<Gva>,
-    /// `kallsyms_names`.
-    pub names: Option<Gva>,
-    /// `kallsyms_token_table`.
-    pub token_table: Option<Gva>,
-    /// `kallsyms_token_index`.
-    pub token_index: Option<Gva>,
-    /// `kallsyms_offsets`.
-    pub offsets: Option<Gva>,
-    /// `kallsyms_relative_base`.
-    pub relative_base: Option<Gva>,
-    /// `kallsyms_addresses`.
-    pub addresses: Option<Gva>,
-    /// Where to search for the tables, and how many bytes: the kernel image from its beginning. It is searched when
-    /// the addresses above are not all given or lead nowhere.
-    pub window: Option<(Gva, u64)>,
-}
-
-impl Hints {
-    /// What a VMCOREINFO note says: the tables since 6.0 (and where distributions backported that), `_stext` always.
-    pub fn from_vmcoreinfo(note: &VmCoreInfo) -> Self {
-        let table = |name: &str| note.symbol(&format!("kallsyms_{name}"));
-        let stext = note.symbol("_stext");
-        Self {
-            stext,
-            num_syms: table("num_syms"),
-            names: table("names"),
-            token_table: table("token_table"),
-            token_index: table("token_index"),
-            offsets: table("offsets"),
-            relative_base: table("relative_base"),
-            addresses: table("addresses"),
-            window: stext.map(|stext| (stext.page_start(), DEFAULT_WINDOW_BYTES)),
-        }
-    }
-}
 
 /// How addresses are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -174,53 +123,6 @@ pub struct Kallsyms {
 }
 
 impl Kallsyms {
-    /// Decodes the tables at the hinted addresses or, where these are missing or wrong, wherever the search window
-    /// holds them.
-    ///
-    /// Each encoding is tried. It is accepted when addresses ascend, `_stext` (or `_text`) is readable, lies in the
-    /// kernel image below the tables and agrees with its hint or, without one, `linux_banner` reads as a banner, and
-    /// `init_task`, where it is listed, lies in the image.
-    ///
-    /// # Errors
-    /// The failure of the last place tried; of the hinted one when the search finds nothing.
-    pub fn decode(memory: &dyn VirtualMemory, hints: &Hints) -> Result<Self, KallsymsError> {
-        let hinted = Layout::hinted(memory, hints)
-            .map(|layout| layout.and_then(|layout| Self::decode_at(memory, &layout, hints)));
-        let mut failure = match hinted {
-            Some(Ok(kallsyms)) => return Ok(kallsyms),
-            Some(Err(error)) => Some(error),
-            None => None,
-        };
-        let Some((start, len)) = hints.window else { return Err(failure.unwrap_or(KallsymsError::NoHint)) };
-        for layout in search::layouts(memory, start, len) {
-            match Self::decode_at(memory, &layout, hints) {
-                Ok(kallsyms) => return Ok(kallsyms),
-                Err(error) => failure = Some(error),
-            }
-        }
-        Err(failure.unwrap_or(KallsymsError::NotFound { start, len }))
-    }
-
-    fn decode_at(memory: &dyn VirtualMemory, layout: &Layout, hints: &Hints) -> Result<Self, KallsymsError> {
-        let tokens = Tokens::read(memory, layout.token_table, layout.token_index)?;
-        let (bytes, extent) = layout.read_names(memory)?;
-        let names = Names::expand(&bytes, layout.count as usize, extent.length, &tokens, layout.names)?;
-        let anchors = Anchors::find(&names);
-        for candidate in addresses::candidates(layout, hints) {
-            let accepted = candidate
-                .decode(memory, layout)
-                .into_iter()
-                .find(|decoded| anchors.plausible(memory, &decoded.addresses, layout, hints));
-            if let Some(decoded) = accepted {
-                let tables = tables(memory, layout, &extent, &candidate);
-                let (addresses, order) = sorted(decoded.addresses);
-                let by_name = OnceLock::new();
-                return Ok(Self { encoding: decoded.encoding, names, addresses, order, tables, by_name });
-            }
-        }
-        Err(KallsymsError::NoEncoding { symbols: names.len(), at: layout.names })
-    }
-
     /// The encoding that was accepted.
     pub const fn encoding(&self) -> Encoding {
         self.encoding
@@ -329,81 +231,5 @@ impl Kallsyms {
         let entry = if self.order.is_empty() { position } else { *self.order.get(position)? as usize };
         let (kind, name) = self.names.get(entry)?;
         Some(Symbol { name, kind, address: Gva(*self.addresses.get(position)?) })
-    }
-}
-
-/// Addresses in order, and which entry each came from when that is not plain.
-fn sorted(addresses: Vec<u64>) -> (Vec<u64>, Vec<u32>) {
-    if addresses.is_sorted() {
-        return (addresses, Vec::new());
-    }
-    let mut pairs: Vec<(u64, u32)> = addresses.into_iter().zip(0..).collect();
-    pairs.sort_unstable();
-    pairs.into_iter().unzip()
-}
-
-fn tables(memory: &dyn VirtualMemory, layout: &Layout, extent: &Extent, from: &Candidate) -> Vec<Table> {
-    let offset = |bytes: usize| Gva(layout.names.0.wrapping_add(bytes as u64));
-    let table = |name, start, len| Table { name, start, len };
-    let entries = if matches!(from.form, addresses::Form::Absolute) { "addresses" } else { "offsets" };
-    let mut tables = vec![
-        table("num_syms", layout.num_syms, 4),
-        table("names", layout.names, extent.names_end as u64),
-        table("markers", offset(extent.markers), (extent.markers_end - extent.markers) as u64),
-        table("token_table", layout.token_table, layout.token_index.0.wrapping_sub(layout.token_table.0)),
-        table("token_index", layout.token_index, tokens::INDEX_BYTES as u64),
-        table(entries, from.table, from.len(layout)),
-    ];
-    let mut end = Gva(from.table.0.wrapping_add(from.len(layout)));
-    if let addresses::Form::Based(base) = from.form {
-        tables.push(table("relative_base", base, 8));
-        end = Gva(base.0.wrapping_add(8));
-    }
-    if let Some(seqs) = layout.seqs(memory, extent, end) {
-        tables.push(table("seqs_of_names", seqs, layout.seqs_len()));
-    }
-    tables.sort_unstable_by_key(|table| table.start);
-    tables
-}
-
-/// Symbols whose addresses tell whether an encoding was read rightly.
-struct Anchors {
-    stext: Option<usize>,
-    text: Option<usize>,
-    init_task: Option<usize>,
-    banner: Option<usize>,
-}
-
-impl Anchors {
-    fn find(names: &Names) -> Self {
-        let [stext, text, init_task, banner] =
-            names.positions(["_stext", "_text", "init_task", "linux_banner"]);
-        Self { stext, text, init_task, banner }
-    }
-
-    fn plausible(
-        &self,
-        memory: &dyn VirtualMemory,
-        addresses: &[u64],
-        layout: &Layout,
-        hints: &Hints,
-    ) -> bool {
-        let at = |symbol: Option<usize>| symbol.and_then(|symbol| addresses.get(symbol)).copied().map(Gva);
-        let in_image = |at: Gva| at.offset_from(KERNEL_MAP).is_some_and(|offset| offset < KERNEL_IMAGE_BYTES);
-        let Some(start) = at(self.stext).or_else(|| at(self.text)) else { return false };
-        let disorder = addresses.windows(2).filter(|pair| pair.first() > pair.last()).count();
-        in_image(start)
-            && start < layout.names
-            && memory.read_u8(start).is_ok()
-            && disorder <= addresses.len() / MIN_SYMBOLS_PER_DISORDER
-            && at(self.init_task).is_none_or(in_image)
-            && match (hints.stext, at(self.stext), at(self.banner)) {
-                (Some(hint), Some(decoded), _) => hint == decoded,
-                (_, _, Some(banner)) => {
-                    let mut start = *b"Linux version ";
-                    memory.read(banner, &mut start).is_ok() && start == *b"Linux version "
-                }
-                _ => true,
-            }
     }
 }
