@@ -1,8 +1,8 @@
 //! Symbol files for Volatility 3: the Intermediate Symbol Format (ISF), JSON, schema 6.2.0.
 //!
 //! Such a file is ordinarily made from a kernel's debugging information. This one comes from what the guest itself
-//! carries: addresses from kallsyms, types from BTF. Neither tells the types of global variables; [`globals`] states
-//! those that Volatility's plugins ask for.
+//! carries: addresses from kallsyms, types from BTF. Neither tells the types of global variables; the table in
+//! `globals.rs` states those that Volatility's plugins ask for.
 //!
 //! Addresses are those the kernel was linked at: Volatility finds the KASLR shift on its own and adds it. A symbol
 //! name is a key and occurs once: of static symbols that share one, the file has the first.

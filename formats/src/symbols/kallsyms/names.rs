@@ -12,7 +12,7 @@ use super::tokens::Tokens;
 /// Characters of one name at most. `KSYM_NAME_LEN` is 512 (128 before 6.1).
 const MAX_NAME_CHARS: usize = 4096;
 
-/// Characters of all names together at most. Debian's 6.12 has 4 MiB.
+/// Characters of all names together at most. Debian's 7.3 has 6 MB.
 const MAX_ALL_NAMES_CHARS: usize = 64 << 20;
 
 /// How the length of a compressed name is written.

@@ -90,7 +90,7 @@ fn with_names(memory: &dyn VirtualMemory, start: Gva, token_table: Gva, token_in
     };
     (0..len as usize / 4).rev().map(|word| word * 4).find_map(|offset| {
         let count = u32_at(&bytes, offset)?;
-        if !(1..=MAX_SYMBOLS).contains(&count) || u64::from(count) * 2 > len - offset as u64 {
+        if !(1..=MAX_SYMBOLS).contains(&count) || !markers_fit(&bytes, count as usize) {
             return None;
         }
         let num_syms = from.checked_add(offset as u64)?;
@@ -111,6 +111,24 @@ fn with_names(memory: &dyn VirtualMemory, start: Gva, token_table: Gva, token_in
             })
         })
     })
+}
+
+/// Whether something like the markers of `count` names lies at the end of `bytes`, where the token table begins: zero,
+/// then the offset of the 256th name. It spares walking the names behind almost every word that only looks like a count.
+fn markers_fit(bytes: &[u8], count: usize) -> bool {
+    let marks = count.div_ceil(256);
+    let fits = |end: usize, width: usize| {
+        let Some(start) = end.checked_sub(marks * width) else { return false };
+        let second =
+            || u32_at(bytes, start + width).is_some_and(|offset| (256 * 2..256 << 14).contains(&offset));
+        u32_at(bytes, start) == Some(0) && (marks == 1 || second())
+    };
+    // The markers end there, or where the three bytes for each name begin that `seqs_of_names` takes; padding follows
+    // either.
+    let behind = [0, count * 3].into_iter().filter_map(|seqs| Some(bytes.len().checked_sub(seqs)? & !3));
+    let ends =
+        behind.flat_map(|end| [0, 4, 8].into_iter().filter_map(move |padding| end.checked_sub(padding)));
+    ends.into_iter().any(|end| fits(end, 4) || fits(end, 8))
 }
 
 /// Symbol types as `nm` prints them for what a kernel image can hold.
