@@ -3,6 +3,8 @@
 use serde::Serialize;
 use varve_formats::{Fault, Gpa, Gva};
 
+use crate::linux::{Missing, Walk};
+
 /// How bad a finding is. [`Severity::Info`] is worth telling and does not make an epoch bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -108,6 +110,29 @@ impl Report {
         }
     }
 
+    /// Takes over the faults of a walk through `what`, and gives what it saw. What the kernel does not have or describe
+    /// is a fault too.
+    pub(crate) fn absorb<T>(&mut self, what: &str, walk: Result<Walk<T>, Missing>) -> Vec<T> {
+        match walk {
+            Ok(walk) => {
+                self.complete &= walk.complete;
+                for fault in walk.faults {
+                    self.fault(what, fault);
+                }
+                walk.items
+            }
+            Err(missing) => {
+                self.fault(what, missing);
+                Vec::new()
+            }
+        }
+    }
+
+    /// The value, or `None` and the fault on record.
+    pub(crate) fn try_or_note<T, E: Into<FaultReason>>(&mut self, what: &str, value: Result<T, E>) -> Option<T> {
+        value.map_err(|reason| self.fault(what, reason)).ok()
+    }
+
     /// Whether nothing was found at `threshold` or above *and* everything was looked at.
     pub fn is_clean(&self, threshold: Severity) -> bool {
         self.complete && !self.is_bad(threshold)
@@ -125,6 +150,12 @@ const MAX_FAULTS: usize = 64;
 impl From<String> for FaultReason {
     fn from(missing: String) -> Self {
         Self::Missing(missing)
+    }
+}
+
+impl From<Missing> for FaultReason {
+    fn from(missing: Missing) -> Self {
+        Self::Missing(missing.to_string())
     }
 }
 

@@ -2,9 +2,12 @@
 //!
 //! ```toml
 //! [process]
-//! deny  = ["xmrig", "nc*"]   # globs over `comm`; any match is a finding
+//! deny  = ["xmrig", "nc*"]   # globs over `comm`; any thread that matches is a finding
 //! allow = ["sshd", "nginx"]  # when present, every user process must match one
 //! ```
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
@@ -82,14 +85,14 @@ impl ProcessPolicy {
     }
 
     /// The deny pattern that `comm` matches, if any.
-    pub fn denied_by(&self, comm: &str) -> Option<&str> {
-        let index = self.deny_set.matches(comm).first().copied()?;
+    pub fn denied_by(&self, comm: &[u8]) -> Option<&str> {
+        let index = self.deny_set.matches(OsStr::from_bytes(comm)).first().copied()?;
         self.deny.get(index).map(String::as_str)
     }
 
     /// Whether an allow list exists and `comm` is not on it.
-    pub fn is_unlisted(&self, comm: &str) -> bool {
-        self.allow_set.as_ref().is_some_and(|set| !set.is_match(comm))
+    pub fn is_unlisted(&self, comm: &[u8]) -> bool {
+        self.allow_set.as_ref().is_some_and(|set| !set.is_match(OsStr::from_bytes(comm)))
     }
 }
 
@@ -97,9 +100,18 @@ fn glob_set(list: &'static str, patterns: &[String]) -> Result<GlobSet, PolicyEr
     let error = |error| PolicyError::Glob { list, error };
     let mut builder = GlobSetBuilder::new();
     for pattern in patterns {
-        builder.add(Glob::new(pattern).map_err(error)?);
+        builder.add(Glob::new(as_comm(pattern)).map_err(error)?);
     }
     builder.build().map_err(error)
+}
+
+/// The pattern as it can match. The kernel cuts names off after 15 bytes: without wildcards a longer pattern means the
+/// name that begins like it.
+fn as_comm(pattern: &str) -> &str {
+    /// `TASK_COMM_LEN`, less the NUL.
+    const MAX_COMM_BYTES: usize = 15;
+    let is_glob = pattern.contains(['*', '?', '[', ']', '{', '}', '!', '\\']);
+    if is_glob { pattern } else { pattern.get(..MAX_COMM_BYTES).unwrap_or(pattern) }
 }
 
 #[cfg(test)]
@@ -109,17 +121,31 @@ mod tests {
     #[test]
     fn deny_and_allow_are_globs_over_comm() {
         let policy = Policy::parse("[process]\ndeny = [\"xmrig\", \"nc*\"]\nallow = [\"sshd\", \"kworker/*\"]").unwrap();
-        assert_eq!(policy.process.denied_by("ncat"), Some("nc*"));
-        assert_eq!(policy.process.denied_by("xmrig"), Some("xmrig"));
-        assert_eq!(policy.process.denied_by("sshd"), None);
-        assert!(policy.process.is_unlisted("bash"));
-        assert!(!policy.process.is_unlisted("sshd"));
+        assert_eq!(policy.process.denied_by(b"ncat"), Some("nc*"));
+        assert_eq!(policy.process.denied_by(b"xmrig"), Some("xmrig"));
+        assert_eq!(policy.process.denied_by(b"sshd"), None);
+        assert!(policy.process.is_unlisted(b"bash"));
+        assert!(!policy.process.is_unlisted(b"sshd"));
     }
 
     #[test]
     fn no_allow_list_allows_everything_and_an_empty_one_nothing() {
-        assert!(!Policy::parse("").unwrap().process.is_unlisted("bash"));
-        assert!(Policy::parse("[process]\nallow = []").unwrap().process.is_unlisted("bash"));
+        assert!(!Policy::parse("").unwrap().process.is_unlisted(b"bash"));
+        assert!(Policy::parse("[process]\nallow = []").unwrap().process.is_unlisted(b"bash"));
+    }
+
+    #[test]
+    fn a_name_longer_than_the_kernel_keeps_matches_what_it_keeps() {
+        let policy = Policy::parse("[process]\ndeny = [\"a-very-long-name-of-a-miner\", \"another-very-long-*x\"]").unwrap();
+        assert_eq!(policy.process.denied_by(b"a-very-long-nam"), Some("a-very-long-name-of-a-miner"));
+        assert_eq!(policy.process.denied_by(b"another-very-lo"), None, "a glob is taken as it is");
+    }
+
+    #[test]
+    fn names_need_not_be_text() {
+        let policy = Policy::parse("[process]\ndeny = [\"a*\"]\nallow = [\"b*\"]").unwrap();
+        assert_eq!(policy.process.denied_by(b"a\xff/"), Some("a*"));
+        assert!(!policy.process.is_unlisted(b"b/\xfe"));
     }
 
     #[test]

@@ -54,6 +54,15 @@ impl<T> Walk<T> {
         self.faults.extend(part.faults.into_iter().take(room));
         part.items
     }
+
+    /// Reads an item at each place that another walk found.
+    pub(crate) fn read_each(places: Walk<Gva>, mut read: impl FnMut(Gva) -> Result<T, Fault>) -> Self {
+        let mut walk = Self::default();
+        for place in walk.absorb(places) {
+            walk.push(read(place));
+        }
+        walk
+    }
 }
 
 /// The places a walk has been to. Each is entered once, and only so many.
