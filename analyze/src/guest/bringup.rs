@@ -140,12 +140,12 @@ impl<'m> Search<'_, 'm> {
         for known in self.profiles.with_banner(&space, kernel_offset, candidate.hints.stext) {
             let Ok(comparison) = known.compare(&space, kernel_offset) else { continue };
             let pinned = || self.pins.iter().any(|pin| pin.digests == known.digests());
-            if (comparison.kallsyms && comparison.btf) || pinned() {
+            if comparison == Comparison::SAME || pinned() {
                 return Ok((known, comparison));
             }
         }
         let profile = Profile::read(&space, &candidate.placement, &candidate.hints)?;
-        Ok((self.profiles.add(profile), Comparison { kallsyms: true, btf: true }))
+        Ok((self.profiles.add(profile), Comparison::SAME))
     }
 }
 
@@ -163,11 +163,14 @@ fn check_translation(memory: &dyn PhysicalMemory, candidate: &Candidate) -> Resu
     }
 }
 
-/// The kernel's own top page table, by its symbols. On x86-64 `swapper_pg_dir` is a macro for `init_top_pgt`
+/// The kernel's own top page table: the pinned one, or by its symbols. On x86-64 `swapper_pg_dir` is a macro for `init_top_pgt`
 /// (`arch/x86/include/asm/pgtable_64.h`).
 fn own_root(memory: &dyn PhysicalMemory, candidate: &Candidate, profile: &Profile) -> Result<Gpa, Failure> {
     let fail = |reason| Failure { step: Step::PageTables, reason };
     let Placement { kernel_offset, root, .. } = candidate.placement;
+    if candidate.origin == Origin::Pin {
+        return Ok(root);
+    }
     let symbol =
         ["init_top_pgt", "swapper_pg_dir"].iter().find_map(|name| profile.address(name, kernel_offset));
     let at: Gva = symbol.ok_or_else(|| fail(Reason::NoSymbol("init_top_pgt")))?;
@@ -176,7 +179,7 @@ fn own_root(memory: &dyn PhysicalMemory, candidate: &Candidate, profile: &Profil
         .linear(memory)
         .translate(at)
         .ok_or_else(|| fail(Reason::NoSymbol("init_top_pgt")))?;
-    if candidate.root_is_kernels && own != root {
+    if matches!(candidate.origin, Origin::Note(_)) && own != root {
         return Err(fail(Reason::Elsewhere { symbol: "init_top_pgt", mapped: own, expected: root }));
     }
     Ok(own)

@@ -24,8 +24,6 @@ pub(super) struct Candidate {
     pub(super) release: Option<String>,
     /// Where its VMCOREINFO is.
     pub(super) note: Option<Gpa>,
-    /// Whether the top page table is known to be the kernel's own, and not that of some process.
-    pub(super) root_is_kernels: bool,
 }
 
 impl Candidate {
@@ -52,7 +50,6 @@ impl Candidate {
             hints: Hints::from_vmcoreinfo(note),
             release: Some(note.osrelease().to_owned()),
             note: Some(at),
-            root_is_kernels: true,
         })
     }
 
@@ -73,7 +70,6 @@ impl Candidate {
             hints,
             release: note.map(|note| note.osrelease().to_owned()),
             note: pin.note,
-            root_is_kernels: true,
         })
     }
 
@@ -99,7 +95,6 @@ impl Candidate {
             hints: image_hints(image.gva),
             release: None,
             note: None,
-            root_is_kernels: false,
         })
     }
 }

@@ -35,7 +35,7 @@ impl Continuity {
     /// Judges a kernel by what it would be pinned as. `comparison`: how it compares to the profile in use, when that
     /// was not read from this very memory.
     pub(super) fn judge(now: &Pin, pins: &[Pin], comparison: Comparison) -> Self {
-        if !(comparison.kallsyms && comparison.btf) {
+        if comparison != Comparison::SAME {
             return Self::Altered { kallsyms: !comparison.kallsyms, btf: !comparison.btf, banner: false };
         }
         if pins.is_empty() {
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn reboots_other_kernels_and_tampering_are_told_apart() {
         let pins = [pin(0, "6.1", 1, 1), pin(0x100_0000, "6.12", 2, 2)];
-        let judge = |now: Pin| Continuity::judge(&now, &pins, Comparison { kallsyms: true, btf: true });
+        let judge = |now: Pin| Continuity::judge(&now, &pins, Comparison::SAME);
         let altered = |kallsyms, btf, banner| Continuity::Altered { kallsyms, btf, banner };
         assert_eq!(judge(pin(0, "6.1", 1, 1)), Continuity::Same);
         assert_eq!(judge(pin(0x100_0000, "6.12", 2, 2)), Continuity::Same);
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn without_pins_only_the_profile_can_contradict() {
         let now = pin(0, "6.1", 1, 1);
-        assert_eq!(Continuity::judge(&now, &[], Comparison { kallsyms: true, btf: true }), Continuity::First);
+        assert_eq!(Continuity::judge(&now, &[], Comparison::SAME), Continuity::First);
         let altered = Continuity::judge(&now, &[], Comparison { kallsyms: true, btf: false });
         assert_eq!(altered, Continuity::Altered { kallsyms: false, btf: true, banner: false });
         assert!(!altered.is_new_boot());

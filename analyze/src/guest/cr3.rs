@@ -3,11 +3,11 @@
 use varve_formats::{Fault, Gpa, Gva, PhysicalMemory, Vcpu};
 
 use super::Guest;
-use crate::paging::{AddressSpace, Levels};
+use crate::paging::AddressSpace;
 
 /// Entries of a table.
 const ENTRIES: u64 = 512;
-/// `CR3` bit of the user half of a KPTI pair (`PTI_PGTABLE_SWITCH_BIT`, `arch/x86/include/asm/tlbflush.h`).
+/// `CR3` bit of the user half of a KPTI pair (`PTI_PGTABLE_SWITCH_BIT`, `arch/x86/include/asm/pgtable.h`).
 const KPTI_USER_BIT: u64 = 1 << 12;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// What matters of an entry: present, writable, user, the address, no-execute. The processor sets others by itself.
@@ -39,7 +39,8 @@ pub struct Divergence {
 
 impl Guest<'_> {
     /// Compares the kernel half of the page table that `vcpu` uses with the kernel's own. Of a pair of tables under
-    /// KPTI the one for kernel mode is compared, whichever is in use.
+    /// KPTI the one for kernel mode is compared, whichever is in use. A vCPU that is just calling EFI firmware uses a table
+    /// of its own for that (`efi_mm`), which diverges in its last entry.
     pub fn kernel_half(&self, vcpu: &Vcpu) -> KernelHalf {
         let root = Gpa(vcpu.cr3 & ADDRESS);
         let user_half = root.0 & KPTI_USER_BIT != 0 && !self.maps_kernel(root);
@@ -67,7 +68,7 @@ impl Guest<'_> {
             let own = entry(self.memory(), self.space().root(), index)?;
             let used = entry(self.memory(), root, index)?;
             // A table that lacks an entry gets it when it is first needed.
-            if used & 1 == 0 || used & COMPARED == own & COMPARED || index == per_process(levels) {
+            if used & 1 == 0 || used & COMPARED == own & COMPARED || index == PER_PROCESS {
                 continue;
             }
             let gva = levels.canonical(index << (levels.address_bits() - 9));
@@ -79,12 +80,7 @@ impl Guest<'_> {
 
 /// The entry of the kernel half that each process has for itself: its LDT (`LDT_PGD_ENTRY`,
 /// `arch/x86/include/asm/pgtable_64_types.h`).
-const fn per_process(levels: Levels) -> u64 {
-    match levels {
-        Levels::Four => ENTRIES - 240,
-        Levels::Five => ENTRIES - 112,
-    }
-}
+const PER_PROCESS: u64 = ENTRIES - 240;
 
 const fn slot(table: Gpa, index: u64) -> Gpa {
     Gpa(table.0 | (index * 8))

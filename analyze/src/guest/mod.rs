@@ -16,6 +16,7 @@ mod pin;
 mod place;
 mod profile;
 mod search;
+mod sections;
 
 use std::sync::Arc;
 

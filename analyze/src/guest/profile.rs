@@ -9,13 +9,14 @@ use varve_formats::{Fault, Gva, PAGE_SIZE, VirtualMemory};
 
 use super::error::{Failure, Reason, Step};
 use super::place::{Placement, relocate};
+use super::sections::{self, Sections};
 use crate::linux::{GuestString, Layouts};
 use crate::paging::AddressSpace;
 
 /// Bytes of a banner at most. The kernel prints it in one line of its log, which holds 1,024.
 const MAX_BANNER_BYTES: usize = 1024;
-/// Compared or hashed at a time, in bytes; a multiple of 8.
-const CHUNK_BYTES: usize = 64 << 10;
+/// The name under which BTF stands among the kallsyms tables.
+const BTF_SECTION: &str = "BTF";
 
 /// BLAKE3 of the bytes that symbols and types come from. Equal for every boot of a kernel build, wherever KASLR puts it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -36,30 +37,21 @@ pub struct Profile {
     kernel_offset: u64,
     banner: GuestString,
     banner_at: Gva,
+    btf_at: Gva,
     digests: Digests,
-    sections: Vec<Section>,
+    /// What the symbols were read from.
+    sections: Sections,
     /// The pages that were found unchanged last.
     unchanged: Mutex<Option<Pages>>,
 }
 
-/// The pages that the sections of a profile are in.
+/// The pages that hold what a kernel says about itself.
 #[derive(Debug, PartialEq, Eq)]
 struct Pages {
     kernel_offset: u64,
     /// What the archive calls their contents ([`PhysicalMemory::page_identity`](varve_formats::PhysicalMemory)).
     identities: Vec<u64>,
 }
-
-/// Bytes of the kernel image that symbols or types come from, as they were when they were parsed.
-#[derive(Debug)]
-struct Section {
-    table: Table,
-    /// Without KASLR, see [`without_kaslr`].
-    bytes: Box<[u8]>,
-}
-
-/// The name under which BTF stands among the kallsyms tables.
-const BTF_SECTION: &str = "BTF";
 
 impl Profile {
     /// Reads symbols and types out of the kernel at `placement`, whose memory is `memory`.
@@ -90,12 +82,23 @@ impl Profile {
         if let Err(missing) = &layouts.task {
             return Err(fail(Step::Layouts, Reason::Missing(missing.clone())));
         }
-        let sections = sections(memory, &kallsyms, btf_at, &btf, placement.kernel_offset)
-            .map_err(|fault| fail(Step::Kallsyms, Reason::Fault(fault)))?;
-        let digests = Digests { kallsyms: digest(&sections, false), btf: digest(&sections, true) };
         let kernel_offset = placement.kernel_offset;
+        let sections = Sections::read(memory, kallsyms.tables(), kernel_offset)
+            .map_err(|fault| fail(Step::Kallsyms, Reason::Fault(fault)))?;
+        let digests = Digests { kallsyms: sections.digest(), btf: *blake3::hash(btf.bytes()).as_bytes() };
         let unchanged = Mutex::new(None);
-        Ok(Self { kallsyms, btf, layouts, kernel_offset, banner, banner_at, digests, sections, unchanged })
+        Ok(Self {
+            kallsyms,
+            btf,
+            layouts,
+            kernel_offset,
+            banner,
+            banner_at,
+            btf_at,
+            digests,
+            sections,
+            unchanged,
+        })
     }
 
     /// The symbols, with addresses as they were when they were decoded: see [`Guest::symbol`](super::Guest::symbol).
@@ -160,49 +163,40 @@ impl Profile {
     /// # Errors
     /// The first fault met: nothing is then known.
     pub(super) fn compare(&self, space: &AddressSpace<'_>, kernel_offset: u64) -> Result<Comparison, Fault> {
-        let mut same = Comparison { kallsyms: true, btf: true };
+        let mut same = Comparison::SAME;
         let pages = self.pages(space, kernel_offset);
         if pages.is_some() && *self.unchanged.lock().unwrap_or_else(PoisonError::into_inner) == pages {
             return Ok(same);
         }
-        for section in &self.sections {
-            let equal = section.equals(space, self.kernel_offset, kernel_offset)?;
-            match section.table.name {
-                BTF_SECTION => same.btf &= equal,
-                _ => same.kallsyms &= equal,
-            }
+        for (table, bytes) in self.described() {
+            let table = Table { start: relocate(table.start, self.kernel_offset, kernel_offset), ..table };
+            let equal = sections::equals(space, &table, kernel_offset, bytes)?;
+            if table.name == BTF_SECTION { same.btf &= equal } else { same.kallsyms &= equal }
         }
-        if same.kallsyms && same.btf && pages.is_some() {
+        if same == Comparison::SAME && pages.is_some() {
             *self.unchanged.lock().unwrap_or_else(PoisonError::into_inner) = pages;
         }
         Ok(same)
     }
 
-    /// The pages that the sections are in. `None` where memory cannot name their contents.
+    /// Where the kernel describes itself, and the bytes that were there.
+    fn described(&self) -> impl Iterator<Item = (Table, &[u8])> {
+        let btf = Table { name: BTF_SECTION, start: self.btf_at, len: self.btf.bytes().len() as u64 };
+        self.sections.iter().chain([(btf, self.btf.bytes())])
+    }
+
+    /// The pages that hold what the kernel says about itself. `None` where memory cannot name their contents.
     fn pages(&self, space: &AddressSpace<'_>, kernel_offset: u64) -> Option<Pages> {
         let mut identities = Vec::new();
-        for section in &self.sections {
-            let start = relocate(section.table.start, self.kernel_offset, kernel_offset);
-            let end = start.checked_add(section.table.len)?;
+        for (table, _) in self.described() {
+            let start = relocate(table.start, self.kernel_offset, kernel_offset);
+            let end = start.checked_add(table.len)?;
             for page in (start.page_start().0..end.0).step_by(PAGE_SIZE) {
                 let gfn = space.translate(Gva(page)).ok()?.gpa.gfn();
                 identities.push(space.memory().page_identity(gfn)?);
             }
         }
         Some(Pages { kernel_offset, identities })
-    }
-}
-
-impl Section {
-    /// Whether the section of a kernel that KASLR moved by `to`, and not by `from` as when this was read, is the same.
-    fn equals(&self, memory: &dyn VirtualMemory, from: u64, to: u64) -> Result<bool, Fault> {
-        let table = Table { start: relocate(self.table.start, from, to), ..self.table };
-        let mut rest = &*self.bytes;
-        read_without_kaslr(memory, &table, to, |now| {
-            let (before, later) = rest.split_at(now.len().min(rest.len()));
-            rest = later;
-            before == now
-        })
     }
 }
 
@@ -213,68 +207,7 @@ pub(super) struct Comparison {
     pub(super) btf: bool,
 }
 
-fn sections(
-    memory: &dyn VirtualMemory,
-    kallsyms: &Kallsyms,
-    btf_at: Gva,
-    btf: &Btf,
-    kernel_offset: u64,
-) -> Result<Vec<Section>, Fault> {
-    let btf = Table { name: BTF_SECTION, start: btf_at, len: btf.bytes().len() as u64 };
-    let tables = kallsyms.tables().iter().copied().chain([btf]);
-    tables
-        .map(|table| {
-            let mut bytes = Vec::new();
-            read_without_kaslr(memory, &table, kernel_offset, |chunk| {
-                bytes.extend_from_slice(chunk);
-                true
-            })?;
-            Ok(Section { table, bytes: bytes.into() })
-        })
-        .collect()
-}
-
-/// Hands the bytes of a table over in chunks, as they would be without KASLR, until `sink` says no. Returns whether it
-/// never did.
-fn read_without_kaslr(
-    memory: &dyn VirtualMemory,
-    table: &Table,
-    kernel_offset: u64,
-    mut sink: impl FnMut(&[u8]) -> bool,
-) -> Result<bool, Fault> {
-    let mut buffer = vec![0; CHUNK_BYTES];
-    let mut offset = 0;
-    while offset < table.len {
-        let len = usize::try_from(table.len - offset).map_or(CHUNK_BYTES, |rest| rest.min(CHUNK_BYTES));
-        let (chunk, _) = buffer.split_at_mut(len);
-        memory.read(table.start.checked_add(offset).ok_or(Fault::Overflow { at: table.start.0 })?, chunk)?;
-        without_kaslr(table.name, chunk, kernel_offset);
-        if !sink(chunk) {
-            return Ok(false);
-        }
-        offset += len as u64;
-    }
-    Ok(true)
-}
-
-/// Undoes what KASLR did to the two tables that hold whole addresses.
-fn without_kaslr(table: &str, chunk: &mut [u8], kernel_offset: u64) {
-    if !matches!(table, "addresses" | "relative_base") {
-        return;
-    }
-    for word in chunk.as_chunks_mut::<8>().0 {
-        *word = relocate(Gva(u64::from_le_bytes(*word)), kernel_offset, 0).0.to_le_bytes();
-    }
-}
-
-/// Digest of the BTF section or of all other sections, each with its name and length.
-fn digest(sections: &[Section], btf: bool) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    for section in sections.iter().filter(|section| (section.table.name == BTF_SECTION) == btf) {
-        hasher.update(section.table.name.as_bytes());
-        hasher.update(&[0]);
-        hasher.update(&section.table.len.to_le_bytes());
-        hasher.update(&section.bytes);
-    }
-    *hasher.finalize().as_bytes()
+impl Comparison {
+    /// Nothing has changed.
+    pub(super) const SAME: Self = Self { kallsyms: true, btf: true };
 }

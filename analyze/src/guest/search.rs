@@ -8,7 +8,7 @@ use super::error::Origin;
 use crate::paging::Levels;
 
 /// Tables that map the kernel somewhere else than all before, tried at most.
-const MAX_TABLES: usize = 64;
+const MAX_TABLES: usize = 16;
 /// `CR3` bit that tells the two halves of a KPTI pair apart (`PTI_PGTABLE_SWITCH_BIT`): set, the table is the one for
 /// user mode, which maps hardly anything of the kernel.
 const KPTI_USER_BIT: u64 = 1 << 12;

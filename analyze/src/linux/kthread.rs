@@ -21,7 +21,7 @@ pub struct KthreadLayout {
     pub of_task: Field,
     /// What the thread was started with: the `struct worker` of a worker.
     pub data: Field,
-    /// The name, where `comm` is too short for it (5.16 on).
+    /// The name, where `comm` is too short for it (5.17 on).
     pub full_name: Option<Field>,
     /// The worker's pool; null when it is detached.
     pub pool: Field,
@@ -72,8 +72,8 @@ impl Guest<'_> {
         if task.flags & WORKER == 0 {
             return Ok(full_name.unwrap_or_else(|| task.comm.clone()));
         }
-        // Rescuers are called `kworker/R-QUEUE` and shown in full since 6.10; all other workers, and
-        // rescuers before, are shown by their `comm`.
+        // Rescuers of recent kernels are called `kworker/R-QUEUE` and shown in full (`format_worker_id`); all other
+        // workers are shown by their `comm`.
         let rescuer = full_name.filter(|name| name.as_bytes().starts_with(b"kworker/R-"));
         let mut name = rescuer.as_ref().unwrap_or(&task.comm).as_bytes().to_vec();
         let worker = layout.data.pointer(memory, kthread)?;

@@ -31,6 +31,8 @@ pub struct MmLayout {
     pub env_start: Field,
     /// End of the environment.
     pub env_end: Field,
+    /// `MM_CONTEXT_*`; bit 1 (`MM_CONTEXT_HAS_VSYSCALL`) is set for 64-bit programs (5.11 on).
+    pub context_flags: Option<Field>,
     /// How its VMAs are kept.
     pub vmas: VmaStore,
 }
@@ -73,6 +75,7 @@ impl MmLayout {
             arg_end: mm.field("arg_end")?,
             env_start: mm.field("env_start")?,
             env_end: mm.field("env_end")?,
+            context_flags: mm.optional("context.flags"),
             vmas,
         })
     }

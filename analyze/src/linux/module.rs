@@ -10,9 +10,9 @@ use super::walk::Walk;
 use crate::guest::Guest;
 
 /// Modules at most. Distributions ship about 5,000.
-const MAX_MODULES: usize = 1 << 16;
+const MAX_MODULES: usize = 1 << 13;
 /// Users of one module at most.
-const MAX_USERS: usize = 1 << 12;
+const MAX_USERS: usize = 1 << 9;
 /// Bytes of a module's name at most (`MODULE_NAME_LEN` is 56).
 const MAX_NAME_BYTES: usize = 256;
 /// Regions of a module at most (`MOD_MEM_NUM_TYPES` is 7).

@@ -10,8 +10,9 @@ use super::string::GuestString;
 use super::walk::Walk;
 use crate::guest::Guest;
 
-/// Processes at most: `PID_MAX_LIMIT` of 64-bit kernels (`include/linux/threads.h`).
-pub const MAX_TASKS: usize = 4 << 20;
+/// Tasks at most. The kernel could number 4 Mi (`PID_MAX_LIMIT`); machines with a twentieth of that are rare, and what a
+/// hostile guest makes up has to fit into our memory.
+pub const MAX_TASKS: usize = 1 << 20;
 
 /// `PF_KTHREAD`: the task is a kernel thread.
 const KERNEL_THREAD: u32 = 0x0020_0000;
@@ -140,7 +141,7 @@ impl TaskState {
         const UNINTERRUPTIBLE: u64 = 0x2;
         /// `TASK_IDLE`: uninterruptible, and not counted as load (`TASK_NOLOAD`).
         const IDLE: u64 = UNINTERRUPTIBLE | 0x400;
-        /// `TASK_RTLOCK_WAIT` (5.16) and `TASK_FROZEN` (6.1) are shown as uninterruptible. Both bits were unused before.
+        /// `TASK_RTLOCK_WAIT` (5.15) and `TASK_FROZEN` (6.1) are shown as uninterruptible. Both bits were unused before.
         const SHOWN_UNINTERRUPTIBLE: u64 = 0x1000 | 0x8000;
         if state & SHOWN_UNINTERRUPTIBLE != 0 {
             Self(UNINTERRUPTIBLE)

@@ -155,7 +155,7 @@ impl Guest<'_> {
             let vma = self.vma_at(address, &process, &mut walk);
             walk.push(vma);
         }
-        if let Some(gate) = self.gate_vma() {
+        if let Some(gate) = self.gate_vma(mm_layout, mm) {
             let vma = gate.and_then(|address| self.vma_at(address, &process, &mut walk));
             walk.push(vma);
         }
@@ -168,11 +168,18 @@ impl Guest<'_> {
         Ok(Process { layout, heap, stack: pointer(of.start_stack)? })
     }
 
-    /// The `vm_area_struct` of the vsyscall page, when the kernel offers it. Corresponds to `get_gate_vma`
-    /// (`arch/x86/entry/vsyscall/vsyscall_64.c`), for 64-bit processes.
-    fn gate_vma(&self) -> Option<Result<Gva, Fault>> {
+    /// The `vm_area_struct` of the vsyscall page, when the process has one. Corresponds to `get_gate_vma`
+    /// (`arch/x86/entry/vsyscall/vsyscall_64.c`).
+    fn gate_vma(&self, layout: &MmLayout, mm: Gva) -> Option<Result<Gva, Fault>> {
         /// `vsyscall_mode == NONE`. The enumeration is `EMULATE, XONLY, NONE`.
         const NONE: u32 = 2;
+        /// `MM_CONTEXT_HAS_VSYSCALL`: the mask of bit 1 or, in later kernels, its number.
+        const HAS_VSYSCALL: u64 = 1 << 1;
+        match layout.context_flags.map(|flags| flags.read(self.space(), mm)) {
+            Some(Ok(flags)) if flags & HAS_VSYSCALL == 0 => return None,
+            Some(Err(fault)) => return Some(Err(fault)),
+            _ => {}
+        }
         let (gate, mode) = (self.symbol("gate_vma").ok()?, self.symbol("vsyscall_mode").ok()?);
         match self.space().read_u32(mode) {
             Ok(NONE) => None,

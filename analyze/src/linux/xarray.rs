@@ -9,7 +9,7 @@ use super::walk::{Seen, Walk};
 /// Nodes at most: those of an IDR of all `PID_MAX_LIMIT` (4 Mi) numbers, and as many again.
 const MAX_NODES: usize = 1 << 17;
 /// Entries at most.
-const MAX_ENTRIES: usize = 4 << 20;
+const MAX_ENTRIES: usize = 1 << 20;
 /// Slots of a node at most (`XA_CHUNK_SIZE` is 64).
 const MAX_SLOTS: u64 = 256;
 /// Bytes of a slot.

@@ -1,11 +1,16 @@
 //! `kallsyms`: the symbols of the kernel and its modules, as `/proc/kallsyms` lists them. Those of BPF programs, ftrace
 //! trampolines and kprobes are not part of it.
 
+use varve_formats::Fault;
+
 use super::table::{Cell, Column, Table, column};
 use super::{Filter, View};
 use crate::guest::Guest;
 use crate::linux::module::ModuleState;
 use crate::linux::{Missing, Walk};
+
+/// Rows after which no further module is looked at: a hostile guest can let any number of modules share one huge table.
+const MAX_ROWS: usize = 1 << 20;
 
 const COLUMNS: &[Column] = &[
     column("address", "address"),
@@ -28,6 +33,10 @@ fn run(guest: &Guest<'_>, _: &Filter) -> Result<Table, Missing> {
         }),
     );
     for module in walk.absorb(guest.modules()?) {
+        if walk.items.len() > MAX_ROWS {
+            walk.fault(Fault::Limit { what: "symbols", limit: MAX_ROWS as u64, at: module.address.0 });
+            break;
+        }
         if module.state == ModuleState::Unformed {
             continue;
         }

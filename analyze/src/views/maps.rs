@@ -9,7 +9,7 @@ use crate::linux::vma::Vma;
 use crate::linux::{Missing, Walk};
 
 /// Rows at most, over all processes: a hostile guest can let any number of processes share one huge tree.
-const MAX_ROWS: usize = 4 << 20;
+const MAX_ROWS: usize = 1 << 20;
 
 const COLUMNS: &[Column] = &[
     column("pid", "process number"),
