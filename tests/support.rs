@@ -1,0 +1,95 @@
+//! Runs the `varve` command.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// An archive in a folder of its own, and the command to use it with.
+pub(crate) struct Archive {
+    folder: TempDir,
+}
+
+/// How a command ended, and what it printed.
+pub(crate) struct Ran {
+    pub(crate) status: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Archive {
+    /// A new, empty archive.
+    pub(crate) fn create() -> Self {
+        let archive = Self::missing();
+        archive.run(&["init"]).expect_status(0);
+        archive
+    }
+
+    /// The place of an archive that is not there yet.
+    pub(crate) fn missing() -> Self {
+        Self { folder: TempDir::new().unwrap() }
+    }
+
+    /// The archive's directory.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("archive")
+    }
+
+    /// A file beside the archive, gone with it.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The command on this archive and the VM `web1`.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_varve"));
+        command.env_remove("VARVE_ARCHIVE").env("VARVE_VM", "web1");
+        command.arg("-r").arg(self.path());
+        command
+    }
+
+    /// Runs the command to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
+        self.command().args(arguments).output().unwrap().into()
+    }
+
+    /// Runs the command with `--json`, which must exit with `status`, and gives the lines it printed.
+    pub(crate) fn json(&self, arguments: &[&str], status: i32) -> Vec<Value> {
+        let ran: Ran = self.command().arg("--json").args(arguments).output().unwrap().into();
+        ran.expect_status(status);
+        ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            status: output.status.code().expect("the command was not killed"),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+impl Ran {
+    #[track_caller]
+    pub(crate) fn expect_status(&self, status: i32) -> &Self {
+        assert_eq!(self.status, status, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+}
+
+/// The lines whose `key` is `value`.
+pub(crate) fn having<'a>(
+    lines: &'a [Value],
+    key: &'a str,
+    value: &'a str,
+) -> impl Iterator<Item = &'a Value> {
+    lines.iter().filter(move |line| line[key] == value)
+}
+
+/// A path as an argument.
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
