@@ -2,6 +2,7 @@
 //!
 //! One file per kind of source, one line per kind in [`SOURCES`]. A source is named by a spec, `KIND:WHERE`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use varve_formats::image::Image;
@@ -78,11 +79,21 @@ pub trait GuestMemory: PhysicalMemory + Send {
     /// `len` bytes from `at` on without copying; `None` when that is not possible, which says nothing about whether
     /// they can be read. The bytes may change while a guest runs.
     fn slice(&self, at: Gpa, len: usize) -> Option<&[u8]>;
+
+    /// The parts of the `len` bytes from `at` on (as offsets from `at`) that are known to be zeros and better not touched,
+    /// because that would make the host allocate memory for them; ascending.
+    fn holes(&self, _at: Gpa, _len: usize) -> Vec<Range<usize>> {
+        Vec::new()
+    }
 }
 
 impl GuestMemory for Image {
     fn slice(&self, at: Gpa, len: usize) -> Option<&[u8]> {
         Self::slice(self, at, len)
+    }
+
+    fn holes(&self, at: Gpa, len: usize) -> Vec<Range<usize>> {
+        Self::holes(self, at, len)
     }
 }
 

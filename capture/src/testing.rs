@@ -1,11 +1,12 @@
-//! A scripted guest: memory that changes when told, and operations that fail when told. For tests only.
+//! For tests and benchmarks only: a scripted guest, whose memory changes and whose operations fail when told, and the
+//! scan by itself.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use varve_formats::{Fault, Gfn, Gpa, PAGE_SIZE, PhysicalMemory, Region, Vcpu};
 
-use crate::SourceError;
 use crate::source::{Dirty, DirtyLog, GuestMemory, Hold, Pause, Registers, Source};
+use crate::{SourceError, ingest};
 
 /// An operation that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,4 +227,24 @@ impl DirtyLog for Scripted {
         dirty.sort_unstable();
         Ok(Dirty::Frames(dirty))
     }
+}
+
+/// Scans all of `memory` as for an epoch, and returns how many frames differ from `previous`.
+pub fn scan(memory: &dyn GuestMemory, previous: &[[u8; 32]]) -> usize {
+    let blocks = ingest::scan::blocks(memory.regions());
+    let changes = blocks.flat_map(|block| ingest::scan::scan(memory, &block, previous, None));
+    changes.map(|changes| changes.iter().count()).sum()
+}
+
+/// The digests of all frames of `memory`, as an epoch of it has them.
+pub fn digests(memory: &dyn GuestMemory) -> Vec<[u8; 32]> {
+    let frames = memory.regions().iter().map(|region| region.len / PAGE_SIZE as u64).sum::<u64>();
+    let absent = vec![varve_store::Digest::ABSENT.0; frames as usize];
+    let mut digests = absent.clone();
+    for block in ingest::scan::blocks(memory.regions()) {
+        for changes in ingest::scan::scan(memory, &block, &absent, None) {
+            ingest::note(&changes, &mut digests);
+        }
+    }
+    digests
 }

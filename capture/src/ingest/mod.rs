@@ -9,7 +9,7 @@
 //! until a later epoch holds it again.
 
 mod held;
-mod scan;
+pub(crate) mod scan;
 mod staging;
 
 use std::sync::Arc;
@@ -261,7 +261,7 @@ impl Run<'_> {
 }
 
 /// Enters what was copied into a table of digests.
-fn note(changes: &Changes, table: &mut [[u8; 32]]) {
+pub(crate) fn note(changes: &Changes, table: &mut [[u8; 32]]) {
     for change in changes.iter() {
         let slot = usize::try_from(change.frame).ok().and_then(|frame| table.get_mut(frame));
         if let Some(slot) = slot {

@@ -19,7 +19,8 @@ const WINDOW_FRAMES: u64 = 512;
 /// Windows scanned side by side before their changes are handed on, in frame order; the longest handed on is 32 MiB.
 const BLOCK_WINDOWS: usize = 16;
 
-const ZERO_PAGE: &Page = &[0; PAGE_SIZE];
+/// Stands for pages in holes.
+static ZERO_PAGE: &Page = &[0; PAGE_SIZE];
 
 /// A run of frames that follow each other in guest memory and in number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,51 +157,56 @@ impl Scan<'_> {
     fn run(&self) -> Changes {
         let len = self.window.frames as usize * PAGE_SIZE;
         if let Some(bytes) = self.memory.slice(self.window.start, len) {
-            return self.compare(bytes.as_chunks().0, |_| true);
+            let mut pages: Vec<Option<&Page>> = bytes.as_chunks().0.iter().map(Some).collect();
+            for hole in self.memory.holes(self.window.start, len) {
+                // Frames that lie in the hole as a whole.
+                let frames = hole.start.div_ceil(PAGE_SIZE)..hole.end / PAGE_SIZE;
+                pages.get_mut(frames).unwrap_or_default().fill(Some(ZERO_PAGE));
+            }
+            return self.compare(&pages);
         }
         let mut buffer = vec![*ZERO_PAGE; self.window.frames as usize];
         if self.memory.read(self.window.start, buffer.as_flattened_mut()).is_ok() {
-            return self.compare(&buffer, |_| true);
+            return self.compare(&buffer.iter().map(Some).collect::<Vec<_>>());
         }
-        let there: Vec<bool> = buffer
-            .iter_mut()
-            .enumerate()
-            .map(|(index, page)| self.memory.read(self.window.at(index), page).is_ok())
-            .collect();
-        self.compare(&buffer, |index| there.get(index).copied().unwrap_or(false))
+        let pages = buffer.iter_mut().enumerate().map(|(index, page)| {
+            let read = self.memory.read(self.window.at(index), page);
+            read.is_ok().then_some(&*page)
+        });
+        self.compare(&pages.collect::<Vec<_>>())
     }
 
-    fn compare(&self, pages: &[Page], is_there: impl Fn(usize) -> bool) -> Changes {
+    /// Compares the window's pages, `None` where there is none.
+    fn compare(&self, pages: &[Option<&Page>]) -> Changes {
         let mut now: Vec<Option<Now>> = vec![None; pages.len()];
-        // Indices of pages to copy, and of pages to hash first.
+        // Pages to copy, and pages to hash first, each with its index.
         let (mut differing, mut compared) = (Vec::new(), Vec::new());
         for (index, (page, now)) in pages.iter().zip(&mut now).enumerate() {
-            match self.before(index) {
-                _ if !self.may_differ(index) => {}
-                Digest::ABSENT if !is_there(index) => {}
-                _ if !is_there(index) => *now = Some(Now::Absent),
-                Digest::ZERO if is_zero(page) => {}
-                _ if is_zero(page) => *now = Some(Now::Zero),
-                Digest::ABSENT | Digest::ZERO => differing.push(index),
-                _ => compared.push(index),
+            if !self.may_differ(index) {
+                continue;
+            }
+            match (*page, self.before(index)) {
+                (None, Digest::ABSENT) => {}
+                (None, _) => *now = Some(Now::Absent),
+                (Some(page), Digest::ZERO) if is_zero_page(page) => {}
+                (Some(page), _) if is_zero_page(page) => *now = Some(Now::Zero),
+                (Some(page), Digest::ABSENT | Digest::ZERO) => differing.push((index, page)),
+                (Some(page), _) => compared.push((index, page)),
             }
         }
-        differing.extend(self.differing(pages, &compared));
-        differing.sort_unstable();
-        self.copy(pages, &differing, now)
+        let digests = digests_of(compared.iter().map(|(_, page)| *page));
+        let changed =
+            compared.into_iter().zip(digests).filter(|((index, _), now)| *now != self.before(*index));
+        differing.extend(changed.map(|(page, _)| page));
+        differing.sort_unstable_by_key(|(index, _)| *index);
+        self.copy(&differing, now)
     }
 
-    /// Those of `compared` whose page does not have the digest it had.
-    fn differing(&self, pages: &[Page], compared: &[usize]) -> Vec<usize> {
-        let digests = digests_of(compared.iter().filter_map(|index| pages.get(*index)));
-        let pairs = compared.iter().zip(digests);
-        pairs.filter(|(index, digest)| *digest != self.before(**index)).map(|(index, _)| *index).collect()
-    }
-
-    fn copy(&self, pages: &[Page], differing: &[usize], mut now: Vec<Option<Now>>) -> Changes {
-        let copies: Vec<Page> = differing.iter().filter_map(|index| pages.get(*index)).copied().collect();
+    /// Copies the pages, and gives the copies their digests.
+    fn copy(&self, differing: &[(usize, &Page)], mut now: Vec<Option<Now>>) -> Changes {
+        let copies: Vec<Page> = differing.iter().map(|(_, page)| **page).collect();
         let digests = digests_of(copies.iter());
-        for (copy, index) in differing.iter().enumerate() {
+        for (copy, (index, _)) in differing.iter().enumerate() {
             if let Some(now) = now.get_mut(*index) {
                 *now = Some(Now::Page(copy));
             }
@@ -209,6 +215,11 @@ impl Scan<'_> {
         let frames = numbers.zip(now).filter_map(|(frame, now)| Some((frame, now?))).collect();
         Changes { frames, pages: copies, digests }
     }
+}
+
+/// Whether a page is zeros; without looking when it stands for a hole.
+fn is_zero_page(page: &Page) -> bool {
+    std::ptr::eq(page, ZERO_PAGE) || is_zero(page)
 }
 
 fn digests_of<'a>(pages: impl Iterator<Item = &'a Page>) -> Vec<Digest> {

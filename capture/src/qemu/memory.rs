@@ -101,6 +101,11 @@ impl GuestMemory for RamFiles {
     fn slice(&self, at: Gpa, len: usize) -> Option<&[u8]> {
         self.files.iter().find_map(|(file, _)| file.slice(at, len))
     }
+
+    fn holes(&self, at: Gpa, len: usize) -> Vec<std::ops::Range<usize>> {
+        let holder = self.files.iter().find(|(file, _)| file.slice(at, len).is_some());
+        holder.map(|(file, _)| file.holes(at, len)).unwrap_or_default()
+    }
 }
 
 impl PhysicalMemory for RamFiles {

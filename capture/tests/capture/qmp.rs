@@ -1,6 +1,7 @@
 //! A guest in QEMU, played by a fake one: its good days and its bad ones.
 
 use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -287,6 +288,21 @@ fn memory_that_is_plugged_in_is_in_the_next_epoch() {
     take(&qemu, &scratch.archive, 1, &());
     assert_eq!(scratch.frames(0), [1, 2].map(Some));
     assert_eq!(scratch.frames(1), [1, 2, 3, 4].map(Some));
+}
+
+#[test]
+fn looking_at_a_guest_does_not_make_its_host_allocate_memory() {
+    let scratch = scratch();
+    let file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+    file.as_file().set_len(64 << 20).unwrap();
+    file.as_file().write_all_at(&[7; PAGE_SIZE], 5 << 20).unwrap();
+    let fake = FakeQemu::start(scratch.path(), Guest::with_ram(file.path(), 64 << 20));
+    let ended = take(&connect(&fake).unwrap(), &scratch.archive, 2, &());
+    assert!(ended.error.is_none(), "{:?}", ended.error);
+    let record = scratch.archive.record(VM, 1).unwrap();
+    assert_eq!((record.pages, record.pages_zero), (16_384, 16_383));
+    let allocated = file.as_file().metadata().unwrap().blocks() * 512;
+    assert!(allocated < 4 << 20, "{allocated} bytes of 64 MiB");
 }
 
 #[test]

@@ -25,6 +25,7 @@ use crate::FormatError;
 /// A regular file, mapped read-only.
 #[derive(Debug)]
 pub(super) struct Mapping {
+    file: File,
     bytes: Mmap,
     modified: Option<SystemTime>,
 }
@@ -51,12 +52,17 @@ impl Mapping {
             return Err(FormatError::new(path, 0, "is empty"));
         }
         let bytes = map(&file).map_err(|error| cannot("cannot map into memory", error))?;
-        Ok(Self { bytes, modified: metadata.modified().ok() })
+        Ok(Self { file, bytes, modified: metadata.modified().ok() })
     }
 
     /// The file's bytes.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The file itself.
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     /// When the file was last written.

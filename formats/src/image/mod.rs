@@ -5,6 +5,7 @@
 
 mod elf;
 mod foreign;
+mod holes;
 pub(crate) mod lime;
 mod mapping;
 mod qemu_note;
@@ -211,6 +212,17 @@ impl Image {
             return None;
         }
         slice(self.mapping.bytes(), offset, len)
+    }
+
+    /// The parts of the `len` bytes from `at` on (as offsets from `at`) that were never written and read as zeros, ascending. Better
+    /// not touched: reading them can make the system allocate memory. What is not in one piece in the file has none.
+    pub fn holes(&self, at: Gpa, len: usize) -> Vec<std::ops::Range<usize>> {
+        let Some((offset, left)) = self.segments.locate(at).filter(|(_, left)| *left >= len as u64) else {
+            return Vec::new();
+        };
+        let holes = holes::holes(self.mapping.file(), offset..offset + left.min(len as u64));
+        let from = |at: u64| usize::try_from(at - offset).unwrap_or(len);
+        holes.into_iter().map(|hole| from(hole.start)..from(hole.end)).collect()
     }
 
     /// The bytes from `at` on that lie in one piece, at most `max`.
