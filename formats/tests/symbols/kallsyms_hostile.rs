@@ -96,13 +96,17 @@ fn names_that_expand_without_measure_are_refused() {
 
 #[test]
 fn a_sea_of_plausible_names_does_not_stall_the_search() {
-    // Before the token table, words that are counts and names of three tokens alike, and no markers: every place is
-    // worth a try and every try goes far.
+    // Before the token table, words that are counts and names of three tokens alike, and at their end what could be
+    // markers: every place is worth a try and every try goes far.
     let mut written = write(&form("6.4"), &kernel_symbols(&form("6.4")));
     let cut = (written.hints.token_table.unwrap().0 - RODATA) as usize;
     let piece = written.guest.piece(written.piece);
-    let mut flooded = [3, b't', 1, 0].repeat(1 << 19);
+    let word = [3, b't', 1, 0];
+    let mut flooded = word.repeat(1 << 19);
+    let markers = flooded.len() - u32::from_le_bytes(word).div_ceil(256) as usize * 4;
+    flooded[markers..markers + 8].copy_from_slice(&[0, 0, 0, 0, 0, 4, 0, 0]);
     flooded.extend_from_slice(&piece[cut..]);
+    flooded.resize(flooded.len().next_multiple_of(0x1000), 0);
     *piece = flooded;
     assert!(Kallsyms::decode(&written.guest, &window()).is_err());
 }
