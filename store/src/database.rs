@@ -7,6 +7,7 @@
 
 mod native;
 mod options;
+mod tidy;
 
 use std::path::Path;
 
@@ -29,6 +30,12 @@ pub(crate) struct Database {
 pub(crate) struct Batch {
     entries: WriteBatch,
 }
+
+/// A key and its value, or why there is none.
+type Entry<C> = Result<(<C as Column>::Key, <C as Column>::Value), StoreError>;
+
+/// What a look-up found.
+type Found<C> = Result<Option<<C as Column>::Value>, StoreError>;
 
 /// How to open the columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,11 +82,7 @@ impl Database {
     }
 
     /// The entries with `keys`, which are ascending, each with its own success.
-    #[expect(clippy::type_complexity, reason = "a list of ordinary look-up results")]
-    pub(crate) fn try_get_many<C: Column>(
-        &self,
-        keys: &[C::Key],
-    ) -> Result<Vec<Result<Option<C::Value>, StoreError>>, StoreError> {
+    pub(crate) fn try_get_many<C: Column>(&self, keys: &[C::Key]) -> Result<Vec<Found<C>>, StoreError> {
         let family = self.family::<C>()?;
         let options = Self::read_options::<C>();
         let encoded: Vec<C::KeyBytes> = keys.iter().map(C::key).collect();
@@ -91,7 +94,7 @@ impl Database {
     pub(crate) fn scan<'a, C: Column + 'a>(
         &'a self,
         from: &C::Key,
-    ) -> Result<impl Iterator<Item = Result<(C::Key, C::Value), StoreError>> + 'a, StoreError> {
+    ) -> Result<impl Iterator<Item = Entry<C>> + 'a, StoreError> {
         let start = C::key(from);
         let mode = IteratorMode::From(start.as_ref(), Direction::Forward);
         let entries = self.db.iterator_cf_opt(self.family::<C>()?, Self::read_options::<C>(), mode);

@@ -54,7 +54,7 @@ pub fn digest_pages(pages: &[&Page], mut out: &mut [Digest]) {
     let (groups, rest) = pages.as_chunks::<{ vector::LANES }>();
     for group in groups {
         let (head, tail) = out.split_at_mut(out.len().min(vector::LANES));
-        match head.as_mut_array() {
+        match head.first_chunk_mut() {
             Some(head) if vector::is_trusted() => vector::digest_group(group, head),
             _ => digest_one_by_one(group, head),
         }

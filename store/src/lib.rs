@@ -25,6 +25,8 @@ mod cache;
 mod check;
 mod columns;
 mod database;
+#[doc(hidden)]
+pub mod decoders;
 mod directory;
 mod error;
 mod frames;

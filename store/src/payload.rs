@@ -4,6 +4,7 @@
 //! allocates is known, and was checked by the caller, before it starts.
 
 use std::cell::RefCell;
+use std::io::{self, Cursor};
 
 use zstd::bulk::{Compressor, Decompressor};
 
@@ -40,10 +41,7 @@ thread_local! {
 pub(crate) fn encode(payload: &[u8], out: &mut Vec<u8>) -> Codec {
     let start = out.len();
     match compress(payload, out) {
-        Ok(len) if len < payload.len() => {
-            out.truncate(start + len);
-            Codec::Zstd
-        }
+        Ok(len) if len < payload.len() => Codec::Zstd,
         _ => {
             out.truncate(start);
             out.extend_from_slice(payload);
@@ -52,16 +50,17 @@ pub(crate) fn encode(payload: &[u8], out: &mut Vec<u8>) -> Codec {
     }
 }
 
-/// Appends a zstd frame to `out` and returns its length.
-fn compress(payload: &[u8], out: &mut Vec<u8>) -> std::io::Result<usize> {
+/// Appends a zstd frame to `out` and returns its length; one that is much longer than the payload is an error.
+fn compress(payload: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
     COMPRESSOR.with_borrow_mut(|slot| {
         let compressor = match slot {
             Some(compressor) => compressor,
             None => slot.insert(Compressor::new(LEVEL)?),
         };
-        let start = out.len();
-        out.resize(start + zstd::zstd_safe::compress_bound(payload.len()), 0);
-        compressor.compress_to_buffer(payload, out.get_mut(start..).unwrap_or_default())
+        out.reserve(payload.len());
+        let mut end = Cursor::new(out);
+        end.set_position(end.get_ref().len() as u64);
+        compressor.compress_to_buffer(payload, &mut end)
     })
 }
 
@@ -80,14 +79,13 @@ pub(crate) fn decode(codec: Codec, bytes: &[u8], len: usize) -> Result<Vec<u8>, 
 
 fn decompress(bytes: &[u8], len: usize) -> Result<Vec<u8>, Malformed> {
     DECOMPRESSOR.with_borrow_mut(|slot| {
-        let failed = |error: std::io::Error| Malformed::new(format!("zstd: {error}"));
+        let failed = |error: io::Error| Malformed::new(format!("zstd: {error}"));
         let decompressor = match slot {
             Some(decompressor) => decompressor,
             None => slot.insert(Decompressor::new().map_err(failed)?),
         };
-        let mut payload = vec![0; len];
-        let written = decompressor.decompress_to_buffer(bytes, &mut payload[..]).map_err(failed)?;
-        payload.truncate(written);
+        let mut payload = Vec::with_capacity(len);
+        decompressor.decompress_to_buffer(bytes, &mut payload).map_err(failed)?;
         Ok(payload)
     })
 }

@@ -165,6 +165,7 @@ impl EpochWriter {
         let tip = Tip { id: record.id, depth: self.depth, table };
         let vm = Vm { number: self.number, epochs: self.epoch + 1, tip: Some(tip) };
         self.shared.state().vms.insert(self.vm.clone(), vm);
+        self.shared.database.tidy(self.epoch);
         Ok(record)
     }
 
@@ -242,20 +243,23 @@ fn load_tip(shared: &Arc<Shared>, vm: VmNumber, epoch: u64) -> Result<Tip, Store
 /// The digest of every frame of a page map.
 fn load_digests(shared: &Shared, map: &PageMap) -> Result<Vec<[u8; 32]>, StoreError> {
     let mut packs: Vec<u64> = map.iter().filter_map(PageId::location).map(|(pack, _)| pack).collect();
+    packs.dedup();
     packs.sort_unstable();
     packs.dedup();
     let found = shared.database.get_many::<Digests>(&packs)?;
-    let digest = |id: PageId| match id {
-        PageId::ZERO => Ok(Digest::ZERO.0),
-        PageId::ABSENT => Ok(Digest::ABSENT.0),
-        id => {
-            let (pack, _) = id.location().unwrap_or_default();
-            let digests = packs.binary_search(&pack).ok().and_then(|at| found.get(at)?.as_ref());
-            let digest = digests.and_then(|digests| digests.of(id));
-            digest
-                .map(|digest| digest.0)
-                .ok_or_else(|| StoreError::corrupt(Place::Digests(pack), format!("it lacks {id}")))
+    // Neighbouring frames are mostly in one pack.
+    let mut at = 0;
+    let mut digest = |id: PageId| match (id, id.location()) {
+        (PageId::ZERO, _) => Ok(Digest::ZERO.0),
+        (_, None) => Ok(Digest::ABSENT.0),
+        (_, Some((pack, _))) => {
+            if packs.get(at) != Some(&pack) {
+                at = packs.binary_search(&pack).unwrap_or_default();
+            }
+            let digest = found.get(at).and_then(|digests| digests.as_ref()?.of(id));
+            let missing = || StoreError::corrupt(Place::Digests(pack), format!("it lacks {id}"));
+            digest.map(|digest| digest.0).ok_or_else(missing)
         }
     };
-    map.iter().map(digest).collect()
+    map.iter().map(&mut digest).collect()
 }

@@ -2,6 +2,8 @@
 //!
 //! The children of these tests are this test binary again, started with `VARVE_CRASH_CHILD` set.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
 mod common;
 
 use std::io::{BufRead, BufReader, Read};

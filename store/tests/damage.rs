@@ -1,5 +1,7 @@
 //! Damage of every kind: found, named, contained.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
 mod common;
 
 use std::collections::BTreeSet;

@@ -1,5 +1,7 @@
 //! Writing epochs and reading them back.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
 mod common;
 
 use common::{Frame, assert_epoch, commit, guest, meta, page, regions};
@@ -380,4 +382,31 @@ fn an_epoch_outlives_its_archive_handle() {
     let memory = archive.epoch("web1", 0).unwrap();
     drop(archive);
     assert_epoch(&memory, RUNS, &model);
+}
+
+#[test]
+fn many_short_epochs_leave_few_files() {
+    let (dir, archive) = archive();
+    let runs: &[(u64, u64)] = &[(0, 20)];
+    let mut model = guest(runs, Frame::Zero);
+    for epoch in 0..100u64 {
+        model.insert(epoch % 20, Frame::Seed(epoch));
+        commit(&archive, "web1", runs, &model);
+    }
+    let tables = || {
+        let files = std::fs::read_dir(dir.path().join("a/db")).unwrap();
+        files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|ext| ext == "sst")).count()
+    };
+    // Four columns would have a file for each epoch.
+    assert!(tables() < 250, "{} files", tables());
+    for number in [0, 31, 32, 63, 99] {
+        let expected: common::Guest = (0..20)
+            .map(|gfn| match (number + 20 - gfn) / 20 * 20 + gfn {
+                after if after >= 20 => (gfn, Frame::Seed(after - 20)),
+                _ => (gfn, Frame::Zero),
+            })
+            .collect();
+        assert_epoch(&archive.epoch("web1", number).unwrap(), runs, &expected);
+    }
+    assert!(archive.check(true, &|_, _, _| {}).unwrap().is_clean());
 }

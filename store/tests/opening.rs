@@ -1,5 +1,7 @@
 //! Creating, opening, locking; readers beside a writer.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
 mod common;
 
 use std::fs;

@@ -22,7 +22,7 @@
 //!        .  .  regions: count u16, then start u64 and length u64 of each, in bytes
 //!        .  .  sections: count u16, then tag u16, length u32 and content of each, tags ascending
 //!
-//! section 1, vCPUs: count u16, then of each: index u32; which of the optional registers follow u8 (bit 0 EFER,
+//! section 1, vCPUs, there unless none: count u16, then of each: index u32; which of the optional registers follow u8 (bit 0 EFER,
 //! 1 GS base, 2 IDTR, 3 GDTR, 4 LSTAR); RIP, RSP, RFLAGS, CR0, CR3, CR4 u64 each; the optional ones in bit order, u64
 //! each, a table register with its limit u16 behind
 //! ```
@@ -102,11 +102,13 @@ pub(crate) fn encode(record: &EpochRecord) -> Result<Vec<u8>, StoreError> {
         out.put(&region.start.0.to_le_bytes());
         out.put(&region.len.to_le_bytes());
     }
-    let vcpus = vcpus::encode(&record.vcpus)?;
-    out.put(&1u16.to_le_bytes());
-    out.put(&SECTION_VCPUS.to_le_bytes());
-    out.put(&(vcpus.len() as u32).to_le_bytes());
-    out.put(&vcpus);
+    out.put(&u16::from(!record.vcpus.is_empty()).to_le_bytes());
+    if !record.vcpus.is_empty() {
+        let vcpus = vcpus::encode(&record.vcpus)?;
+        out.put(&SECTION_VCPUS.to_le_bytes());
+        out.put(&(vcpus.len() as u32).to_le_bytes());
+        out.put(&vcpus);
+    }
     Ok(out)
 }
 
@@ -143,6 +145,9 @@ fn decode(bytes: &[u8]) -> Result<EpochRecord, Malformed> {
     };
     if record.previous.is_some() != (record.number > 0) {
         return Err(Malformed::new("every record but the first names the one before"));
+    }
+    if record.source.len() > MAX_SOURCE_LEN {
+        return Err(Malformed::new(format!("the source description is longer than {MAX_SOURCE_LEN} bytes")));
     }
     check_name(&record.vm).map_err(|error| Malformed::new(error.to_string()))?;
     decode_sections(&mut reader, &mut record)?;

@@ -30,6 +30,8 @@ pub(super) struct Ingest {
     changes: Vec<Stored>,
     /// The pack being filled.
     open: OpenPack,
+    /// Packs that were written, for their memory: touching new memory costs as much as half the compression.
+    spare: Vec<OpenPack>,
     /// Pages that are in no written pack yet.
     pending: FxHashMap<Digest, PageId>,
     /// Number of the last pack written.
@@ -40,6 +42,7 @@ pub(super) struct Ingest {
 }
 
 /// A pack that is not written yet.
+#[derive(Default)]
 struct OpenPack {
     number: u64,
     pages: Vec<Page>,
@@ -51,7 +54,8 @@ impl Ingest {
     pub(super) fn new(last_pack: u64) -> Self {
         Self {
             changes: Vec::new(),
-            open: OpenPack::new(last_pack + 1),
+            open: OpenPack { number: last_pack + 1, ..OpenPack::default() },
+            spare: Vec::new(),
             pending: FxHashMap::default(),
             written: last_pack,
             pages_stored: 0,
@@ -151,10 +155,15 @@ impl Ingest {
         self.open.push(frame, digest, bytes);
         self.pending.insert(digest, id);
         if self.open.pages.len() == PACK_PAGES {
-            let next = OpenPack::new(self.open.number + 1);
-            full.push(std::mem::replace(&mut self.open, next));
+            full.push(self.next_pack());
         }
         Ok(id)
+    }
+
+    /// Opens the next pack and returns the one so far.
+    fn next_pack(&mut self) -> OpenPack {
+        let next = self.spare.pop().unwrap_or_default().reused(self.open.number + 1);
+        std::mem::replace(&mut self.open, next)
     }
 
     /// Compresses full packs side by side and hands them to the database.
@@ -174,6 +183,7 @@ impl Ingest {
             });
             self.written = pack.number;
         }
+        self.spare.extend(full);
         Ok(())
     }
 
@@ -206,8 +216,7 @@ impl Ingest {
         if self.open.pages.is_empty() {
             return Ok(());
         }
-        let next = OpenPack::new(self.open.number + 1);
-        let last = std::mem::replace(&mut self.open, next);
+        let last = self.next_pack();
         let bytes = last.encode().inspect_err(|_| self.failed = true)?;
         self.enter(shared, &last, &bytes, batch)
     }
@@ -229,12 +238,18 @@ impl Ingest {
 }
 
 impl OpenPack {
-    fn new(number: u64) -> Self {
-        Self { number, pages: Vec::new(), digests: Vec::new(), frames: Vec::new() }
+    /// An empty pack in the memory of this one.
+    fn reused(mut self, number: u64) -> Self {
+        self.pages.clear();
+        self.digests.clear();
+        self.frames.clear();
+        Self { number, ..self }
     }
 
     fn push(&mut self, frame: u64, digest: Digest, bytes: &Page) {
-        self.pages.reserve_exact(if self.pages.is_empty() { PACK_PAGES } else { 0 });
+        if self.pages.is_empty() {
+            self.pages.reserve_exact(PACK_PAGES);
+        }
         self.pages.push(*bytes);
         self.digests.push(digest);
         self.frames.push(frame);

@@ -46,8 +46,8 @@ pub(super) fn encode(vcpus: &[Vcpu]) -> Result<Vec<u8>, StoreError> {
 pub(super) fn decode(bytes: &[u8]) -> Result<Vec<Vcpu>, Malformed> {
     let mut reader = Reader::new(bytes);
     let count = usize::from(reader.u16()?);
-    if count > MAX_VCPUS {
-        return Err(Malformed::new(format!("it says it has {count} vCPUs, the limit is {MAX_VCPUS}")));
+    if count == 0 || count > MAX_VCPUS {
+        return Err(Malformed::new(format!("it says it has {count} vCPUs (1 to {MAX_VCPUS} are possible)")));
     }
     let vcpus = (0..count).map(|_| decode_one(&mut reader)).collect::<Result<_, _>>()?;
     reader.finish()?;
