@@ -48,6 +48,10 @@ impl Sparse {
         self.0.extend(bytes.iter().enumerate().map(|(offset, byte)| (at + offset as u64, *byte)));
     }
 
+    pub(crate) fn write_u32(&mut self, at: u64, value: u32) {
+        self.write(at, &value.to_le_bytes());
+    }
+
     pub(crate) fn write_u64(&mut self, at: u64, value: u64) {
         self.write(at, &value.to_le_bytes());
     }
