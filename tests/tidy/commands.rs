@@ -1,9 +1,8 @@
 //! Commands that the documentation shows: the lines after `$ ` in its `console` blocks.
 //!
-//! A `make` target must exist, a script must be there, and the built `varve` must understand every option and argument. What the
-//! commands do is the business of the other end-to-end tests.
+//! A `make` target must exist, a script must be there, and the built `varve` must understand every option, argument and
+//! variable. What the commands do is the business of the other end-to-end tests.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -54,10 +53,16 @@ fn complaint(command: &str) -> Option<String> {
     for part in command.split([';', '|', '&']).filter(|part| !part.trim().is_empty()) {
         let mut words = part.split_whitespace().filter(|word| *word != "sudo");
         let problem = match words.next()? {
-            "make" => words
-                .find(|target| !targets().contains_key(*target))
-                .map(|target| format!("no target {target}")),
+            "make" => {
+                let targets = targets();
+                words
+                    .find(|word| !targets.iter().any(|target| target == word))
+                    .map(|word| format!("no target {word}"))
+            }
             "varve" => not_understood(words),
+            "export" => {
+                words.find(|word| !is_setting(word)).map(|word| format!("{word} is no setting of varve"))
+            }
             script if script.starts_with("scripts/") => {
                 let there = Path::new(env!("CARGO_MANIFEST_DIR")).join(script).exists();
                 (!there).then(|| "no such script".to_owned())
@@ -72,10 +77,17 @@ fn complaint(command: &str) -> Option<String> {
 }
 
 /// The targets of the Makefile that have a line of help.
-fn targets() -> BTreeMap<String, String> {
+fn targets() -> Vec<String> {
     let makefile = tree().remove("Makefile").expect("there is a Makefile");
-    let with_help = makefile.lines().filter_map(|line| line.split_once("## "));
-    with_help.filter_map(|(rule, help)| Some((rule.split_once(':')?.0.to_owned(), help.to_owned()))).collect()
+    let with_help = makefile.lines().filter(|line| line.contains("## "));
+    with_help.filter_map(|line| Some(line.split_once(':')?.0.to_owned())).collect()
+}
+
+/// Whether `VARIABLE=value` sets a variable that the command's help names.
+fn is_setting(assignment: &str) -> bool {
+    let help = Command::new(env!("CARGO_BIN_EXE_varve")).arg("--help").output().expect("varve runs");
+    let variable = assignment.split('=').next().unwrap_or_default();
+    String::from_utf8_lossy(&help.stdout).contains(&format!("[env: {variable}="))
 }
 
 /// Lets the command itself read the arguments. Asked for help at the end it does nothing, but only after it has understood
@@ -104,10 +116,17 @@ fn commands_that_do_not_exist_are_noticed() {
         "varve coffee",
         "varve vms --coffee",
         "varve vms | varve vms --coffee",
+        "export COFFEE=1",
     ] {
         assert!(complaint(command).is_some(), "{command}");
     }
-    for command in ["make help", "make test lint", "scripts/setup build", "varve --json vms > vms.json"] {
+    for command in [
+        "make help",
+        "make test lint",
+        "scripts/setup build",
+        "varve --json vms > vms.json",
+        "export VARVE_VM=web1",
+    ] {
         assert_eq!(complaint(command), None, "{command}");
     }
 }
