@@ -1,5 +1,5 @@
-//! The stage that runs while a guest is held (zero test, hash, compare, copy what differs), beside a plain copy of the same
-//! memory by as many threads. Run with `cargo bench -p varve-capture`.
+//! The stage that runs while a guest is held (zero test, hash, compare, copy what differs), beside a plain copy of
+//! the same memory by as many threads. Run with `cargo bench -p varve-capture`.
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};

@@ -80,10 +80,10 @@ pub trait GuestMemory: PhysicalMemory + Send {
     /// they can be read. The bytes may change while a guest runs.
     fn slice(&self, at: Gpa, len: usize) -> Option<&[u8]>;
 
-    /// The parts of the `len` bytes from `at` on (as offsets from `at`) that are known to be zeros and better not touched,
-    /// because that would make the host allocate memory for them; ascending.
-    fn holes(&self, _at: Gpa, _len: usize) -> Vec<Range<usize>> {
-        Vec::new()
+    /// The first part at or behind `at` that is known to be zeros and better not touched, because that would make
+    /// the host allocate memory for it. Empty when there is none up to there; `None` when nobody can tell.
+    fn next_hole(&self, _at: Gpa) -> Option<Range<Gpa>> {
+        None
     }
 }
 
@@ -92,8 +92,8 @@ impl GuestMemory for Image {
         Self::slice(self, at, len)
     }
 
-    fn holes(&self, at: Gpa, len: usize) -> Vec<Range<usize>> {
-        Self::holes(self, at, len)
+    fn next_hole(&self, at: Gpa) -> Option<Range<Gpa>> {
+        Self::next_hole(self, at)
     }
 }
 

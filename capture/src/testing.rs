@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use varve_formats::{Fault, Gfn, Gpa, PAGE_SIZE, PhysicalMemory, Region, Vcpu};
 
+use crate::SourceError;
+use crate::ingest::note;
+use crate::ingest::scan::{Scanner, blocks};
 use crate::source::{Dirty, DirtyLog, GuestMemory, Hold, Pause, Registers, Source};
-use crate::{SourceError, ingest};
 
 /// An operation that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,8 +233,8 @@ impl DirtyLog for Scripted {
 
 /// Scans all of `memory` as for an epoch, and returns how many frames differ from `previous`.
 pub fn scan(memory: &dyn GuestMemory, previous: &[[u8; 32]]) -> usize {
-    let blocks = ingest::scan::blocks(memory.regions());
-    let changes = blocks.flat_map(|block| ingest::scan::scan(memory, &block, previous, None));
+    let mut scanner = Scanner::new(memory, previous, None);
+    let changes = blocks(memory.regions()).flat_map(|block| scanner.scan(&block));
     changes.map(|changes| changes.iter().count()).sum()
 }
 
@@ -241,10 +243,9 @@ pub fn digests(memory: &dyn GuestMemory) -> Vec<[u8; 32]> {
     let frames = memory.regions().iter().map(|region| region.len / PAGE_SIZE as u64).sum::<u64>();
     let absent = vec![varve_store::Digest::ABSENT.0; frames as usize];
     let mut digests = absent.clone();
-    for block in ingest::scan::blocks(memory.regions()) {
-        for changes in ingest::scan::scan(memory, &block, &absent, None) {
-            ingest::note(&changes, &mut digests);
-        }
+    let mut scanner = Scanner::new(memory, &absent, None);
+    for changes in blocks(memory.regions()).flat_map(|block| scanner.scan(&block)) {
+        note(&changes, &mut digests);
     }
     digests
 }

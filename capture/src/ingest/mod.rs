@@ -9,6 +9,7 @@
 //! until a later epoch holds it again.
 
 mod held;
+mod holes;
 pub(crate) mod scan;
 mod staging;
 
@@ -22,7 +23,7 @@ use crate::report::{EpochReport, PauseSplit};
 use crate::source::{Dirty, GuestMemory, Source};
 use crate::{CaptureError, Interrupt, Observer, Options, SourceError};
 use held::Held;
-use scan::{Changes, Window};
+use scan::{Changes, Scanner, Window};
 use staging::{Staging, Start};
 
 /// Changes handed to the archive at a time.
@@ -225,12 +226,13 @@ impl Run<'_> {
             Dirty::All => None,
             Dirty::Frames(frames) => Some(self.numbers(frames)),
         };
+        let mut scanner = Scanner::new(self.memory, previous, frames.as_deref());
         for block in scan::blocks(self.memory.regions()) {
             if self.ingest.interrupt.abandon() {
                 return Err(CaptureError::Abandoned);
             }
             let bytes: u64 = block.iter().map(Window::len).sum();
-            let changes = scan::scan(self.memory, &block, previous, frames.as_deref());
+            let changes = scanner.scan(&block);
             changes.iter().for_each(&mut see);
             self.scanned += bytes / PAGE_SIZE as u64;
             self.waited += self.staging.push(changes).map_err(|_| CaptureError::Abandoned)?;

@@ -6,11 +6,14 @@
 //! should somebody write to the page meanwhile (a device, or the guest itself before it is held), the archive still
 //! names exactly the bytes it stores.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use varve_formats::{Gpa, PAGE_SIZE, Region, is_zero};
 use varve_store::hash::{Page, digest_pages};
 use varve_store::{Content, Digest, FrameChange};
 
+use super::holes::Holes;
 use crate::source::GuestMemory;
 
 /// Frames in a window: enough for the hash to find sixteen pages to do together among many zero ones.
@@ -42,6 +45,17 @@ impl Window {
         let from = numbers.partition_point(|number| *number < self.first);
         let to = numbers.partition_point(|number| *number < self.first + self.frames);
         numbers.get(from..to).unwrap_or_default()
+    }
+
+    /// The indices of the frames that lie in `range` as a whole.
+    fn frames_within(&self, range: &Range<Gpa>) -> Range<usize> {
+        let into = |at: Gpa| at.offset_from(self.start).unwrap_or(0).min(self.len());
+        let (start, end) = (into(range.start).div_ceil(PAGE_SIZE as u64), into(range.end) / PAGE_SIZE as u64);
+        start as usize..end.max(start) as usize
+    }
+
+    fn end(&self) -> Gpa {
+        Gpa(self.start.0 + self.len())
     }
 
     fn at(&self, index: usize) -> Gpa {
@@ -115,24 +129,42 @@ fn windows(regions: &[Region]) -> impl Iterator<Item = Window> {
     })
 }
 
-/// Scans the windows side by side; the changes come in their order. `dirty` are the numbers of the frames that may
-/// have changed, ascending; without it any may.
-pub(crate) fn scan(
-    memory: &dyn GuestMemory,
-    windows: &[Window],
-    previous: &[[u8; 32]],
-    dirty: Option<&[u64]>,
-) -> Vec<Changes> {
-    let scan_window = |window: &Window| {
-        let dirty = dirty.map(|numbers| window.of(numbers));
+/// Compares memory with what it held before.
+pub(crate) struct Scanner<'a> {
+    memory: &'a dyn GuestMemory,
+    /// The digest of each frame before.
+    previous: &'a [[u8; 32]],
+    /// Numbers of the frames that may have changed, ascending; without it any may.
+    dirty: Option<&'a [u64]>,
+    holes: Holes,
+}
+
+impl<'a> Scanner<'a> {
+    pub(crate) fn new(
+        memory: &'a dyn GuestMemory,
+        previous: &'a [[u8; 32]],
+        dirty: Option<&'a [u64]>,
+    ) -> Self {
+        Self { memory, previous, dirty, holes: Holes::default() }
+    }
+
+    /// Scans the windows side by side; the changes come in their order. The windows of all calls ascend.
+    pub(crate) fn scan(&mut self, windows: &[Window]) -> Vec<Changes> {
+        let holes =
+            windows.iter().flat_map(|window| self.holes.within(self.memory, window.start..window.end()));
+        let holes: Vec<Range<Gpa>> = holes.collect();
+        windows.par_iter().map(|window| self.scan_window(*window, &holes)).collect()
+    }
+
+    fn scan_window(&self, window: Window, holes: &[Range<Gpa>]) -> Changes {
+        let dirty = self.dirty.map(|numbers| window.of(numbers));
         if dirty.is_some_and(<[u64]>::is_empty) {
             return Changes::default();
         }
         let first = usize::try_from(window.first).unwrap_or(usize::MAX);
-        let previous = previous.get(first..).unwrap_or_default();
-        Scan { memory, window: *window, previous, dirty }.run()
-    };
-    windows.par_iter().map(scan_window).collect()
+        let previous = self.previous.get(first..).unwrap_or_default();
+        Scan { memory: self.memory, window, previous, dirty, holes }.run()
+    }
 }
 
 struct Scan<'a> {
@@ -142,6 +174,8 @@ struct Scan<'a> {
     previous: &'a [[u8; 32]],
     /// Numbers of the frames of the window that may have changed.
     dirty: Option<&'a [u64]>,
+    /// Holes, also those of other windows.
+    holes: &'a [Range<Gpa>],
 }
 
 impl Scan<'_> {
@@ -158,10 +192,8 @@ impl Scan<'_> {
         let len = self.window.frames as usize * PAGE_SIZE;
         if let Some(bytes) = self.memory.slice(self.window.start, len) {
             let mut pages: Vec<Option<&Page>> = bytes.as_chunks().0.iter().map(Some).collect();
-            for hole in self.memory.holes(self.window.start, len) {
-                // Frames that lie in the hole as a whole.
-                let frames = hole.start.div_ceil(PAGE_SIZE)..hole.end / PAGE_SIZE;
-                pages.get_mut(frames).unwrap_or_default().fill(Some(ZERO_PAGE));
+            for hole in self.holes {
+                pages.get_mut(self.window.frames_within(hole)).unwrap_or_default().fill(Some(ZERO_PAGE));
             }
             return self.compare(&pages);
         }

@@ -23,7 +23,7 @@ const MAX_RANGES: usize = 16_384;
 
 /// Guest physical addresses that show bytes of a memory region of QEMU.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Range {
+pub(super) struct MemoryRange {
     /// First guest physical address.
     pub(super) start: Gpa,
     /// Length in bytes.
@@ -35,7 +35,7 @@ pub(super) struct Range {
 }
 
 /// The ranges of the address space `memory`, devices among them, or what is wrong with the text.
-pub(super) fn parse(printed: &str) -> Result<Vec<Range>, String> {
+pub(super) fn parse(printed: &str) -> Result<Vec<MemoryRange>, String> {
     let view = printed
         .split("FlatView #")
         .find(|view| view.lines().any(|line| line.trim_start().starts_with("AS \"memory\",")))
@@ -50,7 +50,7 @@ pub(super) fn parse(printed: &str) -> Result<Vec<Range>, String> {
     Ok(ranges)
 }
 
-fn range(line: &str) -> Option<Range> {
+fn range(line: &str) -> Option<MemoryRange> {
     let (bounds, rest) = line.trim().split_once(" (prio ")?;
     let (first, last) = bounds.split_once('-')?;
     let (first, last) = (hex(first)?, hex(last)?);
@@ -58,7 +58,7 @@ fn range(line: &str) -> Option<Range> {
     let mut words = rest.split_whitespace();
     let region = words.next()?;
     let offset = words.find_map(|word| word.strip_prefix('@')).map_or(Some(0), hex)?;
-    Some(Range {
+    Some(MemoryRange {
         start: Gpa(first),
         len: last.checked_sub(first)?.checked_add(1)?,
         // Machine types before 4.0 name a backend by its full path.

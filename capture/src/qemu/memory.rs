@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use varve_formats::image::{Image, Segment};
 use varve_formats::{Fault, FormatError, Gpa, PAGE_SIZE, PhysicalMemory, Region};
 
-use super::layout::Range;
+use super::layout::MemoryRange;
 use crate::source::GuestMemory;
 
 /// A memory backend with a file.
@@ -43,7 +44,10 @@ impl From<Metadata> for Identity {
 
 impl RamFiles {
     /// Maps the files of `backends` (by id) that show in `ranges`.
-    pub(super) fn open(ranges: &[Range], backends: &BTreeMap<String, Backend>) -> Result<Self, FormatError> {
+    pub(super) fn open(
+        ranges: &[MemoryRange],
+        backends: &BTreeMap<String, Backend>,
+    ) -> Result<Self, FormatError> {
         let mut files = Vec::new();
         for (id, Backend { path, offset }) in backends {
             let shown = ranges.iter().filter(|range| range.region == *id);
@@ -102,9 +106,8 @@ impl GuestMemory for RamFiles {
         self.files.iter().find_map(|(file, _)| file.slice(at, len))
     }
 
-    fn holes(&self, at: Gpa, len: usize) -> Vec<std::ops::Range<usize>> {
-        let holder = self.files.iter().find(|(file, _)| file.slice(at, len).is_some());
-        holder.map(|(file, _)| file.holes(at, len)).unwrap_or_default()
+    fn next_hole(&self, at: Gpa) -> Option<Range<Gpa>> {
+        self.files.iter().find_map(|(file, _)| file.next_hole(at))
     }
 }
 
@@ -132,8 +135,8 @@ impl PhysicalMemory for RamFiles {
 mod tests {
     use super::*;
 
-    fn range(start: u64, len: u64, region: &str, offset: u64) -> Range {
-        Range { start: Gpa(start), len, region: region.to_owned(), offset }
+    fn range(start: u64, len: u64, region: &str, offset: u64) -> MemoryRange {
+        MemoryRange { start: Gpa(start), len, region: region.to_owned(), offset }
     }
 
     /// A file whose every page begins with `tag` and its own number.

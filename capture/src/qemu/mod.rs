@@ -24,7 +24,7 @@ use varve_formats::Vcpu;
 
 use crate::SourceError;
 use crate::source::{GuestMemory, Hold, Pause, Registers, Source, SourceKind};
-use layout::Range;
+use layout::MemoryRange;
 use memory::{Backend, RamFiles};
 use qmp::Qmp;
 
@@ -71,7 +71,7 @@ pub struct Qemu {
 struct State {
     qmp: Qmp,
     /// The layout as last seen, and its files.
-    ram: Option<(Vec<Range>, Arc<RamFiles>)>,
+    ram: Option<(Vec<MemoryRange>, Arc<RamFiles>)>,
     remarks: Vec<String>,
 }
 
@@ -236,7 +236,7 @@ fn unmark(qmp: &mut Qmp, limits: Limits) {
 /// The files of the memory backends that show in `ranges`, by id.
 fn backends(
     qmp: &mut Qmp,
-    ranges: &[Range],
+    ranges: &[MemoryRange],
     limit: Duration,
 ) -> Result<BTreeMap<String, Backend>, SourceError> {
     let reply = qmp.execute("query-memdev", json!({}), limit)?;

@@ -12,6 +12,7 @@ mod qemu_note;
 mod raw;
 mod segments;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -214,15 +215,15 @@ impl Image {
         slice(self.mapping.bytes(), offset, len)
     }
 
-    /// The parts of the `len` bytes from `at` on (as offsets from `at`) that were never written and read as zeros, ascending. Better
-    /// not touched: reading them can make the system allocate memory. What is not in one piece in the file has none.
-    pub fn holes(&self, at: Gpa, len: usize) -> Vec<std::ops::Range<usize>> {
-        let Some((offset, left)) = self.segments.locate(at).filter(|(_, left)| *left >= len as u64) else {
-            return Vec::new();
-        };
-        let holes = holes::holes(self.mapping.file(), offset..offset + left.min(len as u64));
-        let from = |at: u64| usize::try_from(at - offset).unwrap_or(len);
-        holes.into_iter().map(|hole| from(hole.start)..from(hole.end)).collect()
+    /// The first part at or behind `at` that was never written and reads as zeros, as far as the file is in one
+    /// piece; empty, at the end of the piece, when there is none; `None` when nobody can tell.
+    ///
+    /// Such a hole is better not touched: reading it can make the system allocate memory. Go from hole to hole; do
+    /// not ask for many places before the same one.
+    pub fn next_hole(&self, at: Gpa) -> Option<Range<Gpa>> {
+        let (offset, left) = self.segments.locate(at)?;
+        let hole = holes::first(self.mapping.file(), offset..offset.checked_add(left)?)?;
+        Some(at.checked_add(hole.start - offset)?..at.checked_add(hole.end - offset)?)
     }
 
     /// The bytes from `at` on that lie in one piece, at most `max`.
