@@ -1,4 +1,4 @@
-//! The command line: global options, and one variant for each file of [`commands`](crate::commands).
+//! The command line: global options, and one variant for each file of `commands`.
 
 use std::{ffi::OsString, path::PathBuf};
 

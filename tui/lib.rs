@@ -1,6 +1,6 @@
 //! The `varve` command: what a user types, and what a user sees.
 //!
-//! [`run`] parses the command line and hands it to one file of [`commands`]. Results go to standard output (tables, or
+//! [`run`] parses the command line and hands it to one file of `commands`. Results go to standard output (tables, or
 //! JSON Lines with `--json`), everything else to standard error. Nothing here parses guest memory or touches the
 //! database: that is `varve-analyze` and `varve-store`.
 

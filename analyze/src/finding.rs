@@ -129,7 +129,11 @@ impl Report {
     }
 
     /// The value, or `None` and the fault on record.
-    pub(crate) fn try_or_note<T, E: Into<FaultReason>>(&mut self, what: &str, value: Result<T, E>) -> Option<T> {
+    pub(crate) fn try_or_note<T, E: Into<FaultReason>>(
+        &mut self,
+        what: &str,
+        value: Result<T, E>,
+    ) -> Option<T> {
         value.map_err(|reason| self.fault(what, reason)).ok()
     }
 

@@ -10,8 +10,8 @@ pub mod linux;
 pub mod paging;
 pub mod policy;
 pub mod scans;
-pub mod views;
 #[cfg(test)]
 mod testing;
+pub mod views;
 
 pub use finding::{Evidence, FaultReason, Finding, Report, ScanFault, Severity};

@@ -120,7 +120,9 @@ mod tests {
 
     #[test]
     fn deny_and_allow_are_globs_over_comm() {
-        let policy = Policy::parse("[process]\ndeny = [\"xmrig\", \"nc*\"]\nallow = [\"sshd\", \"kworker/*\"]").unwrap();
+        let policy =
+            Policy::parse("[process]\ndeny = [\"xmrig\", \"nc*\"]\nallow = [\"sshd\", \"kworker/*\"]")
+                .unwrap();
         assert_eq!(policy.process.denied_by(b"ncat"), Some("nc*"));
         assert_eq!(policy.process.denied_by(b"xmrig"), Some("xmrig"));
         assert_eq!(policy.process.denied_by(b"sshd"), None);
@@ -136,7 +138,9 @@ mod tests {
 
     #[test]
     fn a_name_longer_than_the_kernel_keeps_matches_what_it_keeps() {
-        let policy = Policy::parse("[process]\ndeny = [\"a-very-long-name-of-a-miner\", \"another-very-long-*x\"]").unwrap();
+        let policy =
+            Policy::parse("[process]\ndeny = [\"a-very-long-name-of-a-miner\", \"another-very-long-*x\"]")
+                .unwrap();
         assert_eq!(policy.process.denied_by(b"a-very-long-nam"), Some("a-very-long-name-of-a-miner"));
         assert_eq!(policy.process.denied_by(b"another-very-lo"), None, "a glob is taken as it is");
     }

@@ -13,7 +13,7 @@ use crate::{
 const ROUNDS: usize = 5;
 
 /// Exports the base image from both archives and copies it, in turns.
-pub fn run(images: &Images) -> Outcome {
+pub(crate) fn run(images: &Images) -> Outcome {
     let scratch = TempDir::new()?;
     let at = |name: &str| scratch.path().join(name);
     let (archive, repository) = (at("varve"), at("restic"));

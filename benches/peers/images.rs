@@ -11,17 +11,17 @@ use std::{
 use varve_fixtures::{Guest, GuestConfig, Lab};
 
 /// Images in the set: a base and later epochs.
-pub const COUNT: usize = 6;
+pub(crate) const COUNT: usize = 6;
 
 /// Guest memory in MiB.
-pub const MEMORY_MIB: u32 = 1024;
+pub(crate) const MEMORY_MIB: u32 = 1024;
 
 /// Raw images on disk, oldest first. They are made once and kept in the lab's cache.
-pub struct Images(Vec<PathBuf>);
+pub(crate) struct Images(Vec<PathBuf>);
 
 impl Images {
     /// The images, made by running a guest when they are not there yet.
-    pub fn get() -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn get() -> Result<Self, Box<dyn Error>> {
         let folder = Lab::open()?.folder().join("bench-images");
         let files: Vec<PathBuf> =
             (0..COUNT).map(|number| folder.join(format!("epoch{number}.raw"))).collect();
@@ -34,17 +34,17 @@ impl Images {
     }
 
     /// The first image.
-    pub fn base(&self) -> &Path {
+    pub(crate) fn base(&self) -> &Path {
         &self.0[0]
     }
 
     /// The images after the first.
-    pub fn later(&self) -> &[PathBuf] {
+    pub(crate) fn later(&self) -> &[PathBuf] {
         &self.0[1..]
     }
 
     /// Share of pages that differ between neighbours, in percent: median over the set.
-    pub fn changed_percent(&self) -> Result<f64, Box<dyn Error>> {
+    pub(crate) fn changed_percent(&self) -> Result<f64, Box<dyn Error>> {
         let mut shares = Vec::new();
         for pair in self.0.windows(2) {
             let (before, after) = (fs::read(&pair[0])?, fs::read(&pair[1])?);

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Imports the base and then each later image with every tool in turn.
-pub fn run(images: &Images) -> Outcome {
+pub(crate) fn run(images: &Images) -> Outcome {
     let scratch =
         TempDir::new_in(std::env::var_os("VARVE_BENCH_DIR").map_or(std::env::temp_dir(), PathBuf::from))?;
     let at = |name: &str| scratch.path().join(name);
@@ -120,7 +120,7 @@ impl Tool {
 }
 
 /// restic on a repository with a fixed password: it cannot do without one.
-pub fn restic(repository: &Path) -> Command {
+pub(crate) fn restic(repository: &Path) -> Command {
     let mut command = Command::new("restic");
     command.env("RESTIC_PASSWORD", "bench").arg("--repo").arg(repository);
     command

@@ -17,8 +17,11 @@ use std::process::ExitCode;
 
 use images::Images;
 
-/// What can be measured, by name.
-const BENCHES: [(&str, fn(&Images) -> measure::Outcome); 3] =
+/// A benchmark: its name, and what runs it.
+type Bench = (&'static str, fn(&Images) -> measure::Outcome);
+
+/// What can be measured.
+const BENCHES: [Bench; 3] =
     [("import", import::run), ("export", export::run), ("volatility", volatility::run)];
 
 fn main() -> ExitCode {

@@ -8,22 +8,22 @@ use std::{
 };
 
 /// Whether a benchmark could be run at all.
-pub type Outcome = Result<(), Box<dyn Error>>;
+pub(crate) type Outcome = Result<(), Box<dyn Error>>;
 
 /// The varve under test, on an archive.
-pub fn varve(archive: &Path) -> Command {
+pub(crate) fn varve(archive: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_varve"));
     command.arg("--quiet").arg("--archive").arg(archive).args(["--vm", "bench"]);
     command
 }
 
 /// Runs a command to its end and gives its wall time in seconds.
-pub fn time(command: &mut Command) -> Result<f64, Box<dyn Error>> {
+pub(crate) fn time(command: &mut Command) -> Result<f64, Box<dyn Error>> {
     time_accepting(command, &[0])
 }
 
 /// As [`time`], for commands whose exit status tells more than success.
-pub fn time_accepting(command: &mut Command, statuses: &[i32]) -> Result<f64, Box<dyn Error>> {
+pub(crate) fn time_accepting(command: &mut Command, statuses: &[i32]) -> Result<f64, Box<dyn Error>> {
     let program = command.get_program().to_string_lossy().into_owned();
     let started = Instant::now();
     let output = command
@@ -41,20 +41,20 @@ pub fn time_accepting(command: &mut Command, statuses: &[i32]) -> Result<f64, Bo
 }
 
 /// The middle value; of an even number, the upper of the two.
-pub fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Prints one line: who, how long, and how many times as long as varve, pair by pair.
-pub fn compare(who: &str, peer: &[f64], varve: &[f64], goal: &str) {
+pub(crate) fn compare(who: &str, peer: &[f64], varve: &[f64], goal: &str) {
     let ratios = peer.iter().zip(varve).map(|(peer, varve)| peer / varve).collect();
     let (peer, ratio) = (median(peer.to_vec()), median(ratios));
     println!("{who:<28} {peer:>8.3} s   {ratio:>6.1}× varve's time   {goal}");
 }
 
 /// Bytes that a folder's files take, in MiB.
-pub fn folder_mib(folder: &Path) -> Result<f64, Box<dyn Error>> {
+pub(crate) fn folder_mib(folder: &Path) -> Result<f64, Box<dyn Error>> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;

@@ -13,7 +13,7 @@ use crate::{
 const ROUNDS: usize = 3;
 
 /// Runs both tools in turns and holds their rows against each other.
-pub fn run(images: &Images) -> Outcome {
+pub(crate) fn run(images: &Images) -> Outcome {
     let vol = volatility()?;
     let scratch = TempDir::new()?;
     let (archive, image, symbols) =

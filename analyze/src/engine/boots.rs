@@ -73,7 +73,8 @@ impl Boots {
     /// The offset and what is wrong there.
     pub(super) fn decode(blob: &[u8]) -> Result<Self, FormatError> {
         let error = |offset: usize, reason: &str| FormatError::new(BLOB, offset as u64, reason);
-        let (head, rest) = blob.split_at_checked(HEAD_BYTES).ok_or_else(|| error(blob.len(), "ends early"))?;
+        let (head, rest) =
+            blob.split_at_checked(HEAD_BYTES).ok_or_else(|| error(blob.len(), "ends early"))?;
         let (magic, head) = head.split_first_chunk().ok_or_else(|| error(0, "ends early"))?;
         let (version, head) = head.split_first_chunk().ok_or_else(|| error(8, "ends early"))?;
         let (looked_at, head) = head.split_first_chunk().ok_or_else(|| error(10, "ends early"))?;
@@ -106,7 +107,8 @@ mod tests {
     use crate::paging::Levels;
 
     fn boot(first: u64) -> Boot {
-        let placement = Placement { kernel_offset: first << 21, phys_base: 0, root: Gpa(0), levels: Levels::Four };
+        let placement =
+            Placement { kernel_offset: first << 21, phys_base: 0, root: Gpa(0), levels: Levels::Four };
         let digests = Digests { kallsyms: [0; 32], btf: [0; 32] };
         let pin = Pin { placement, note: None, banner_at: Gva(0), banner: "Linux version".into(), digests };
         Boot { first, pin }
@@ -127,7 +129,10 @@ mod tests {
     fn errors_say_where_and_what() {
         let mut blob = Boots::default().encode();
         blob[8] = 2;
-        assert_eq!(Boots::decode(&blob).unwrap_err().to_string(), "pinned boots: offset 0x8: unknown version");
+        assert_eq!(
+            Boots::decode(&blob).unwrap_err().to_string(),
+            "pinned boots: offset 0x8: unknown version"
+        );
         blob[0] = 0;
         assert_eq!(
             Boots::decode(&blob).unwrap_err().to_string(),

@@ -116,7 +116,8 @@ impl Diff {
                 self.modules_unloaded.push(ModuleChange { name: module.name, size });
             }
         }
-        let loaded = later.into_values().map(|module| ModuleChange { size: module.size(), name: module.name });
+        let loaded =
+            later.into_values().map(|module| ModuleChange { size: module.size(), name: module.name });
         self.modules_loaded = loaded.collect();
     }
 

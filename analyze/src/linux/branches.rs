@@ -62,9 +62,8 @@ mod tests {
     #[test]
     fn every_kind_of_branch_is_seen() {
         // cmp esi, 0x9c; je +4; call +0; jmp *rax; jmp -2; ret; int3
-        let code = [
-            0x81, 0xfe, 0x9c, 0, 0, 0, 0x74, 0x04, 0xe8, 0, 0, 0, 0, 0xff, 0xe0, 0xeb, 0xfe, 0xc3, 0xcc,
-        ];
+        let code =
+            [0x81, 0xfe, 0x9c, 0, 0, 0, 0x74, 0x04, 0xe8, 0, 0, 0, 0, 0xff, 0xe0, 0xeb, 0xfe, 0xc3, 0xcc];
         let at = |offset| Gva(AT.0 + offset);
         assert_eq!(
             branches(AT, &code),

@@ -2,8 +2,8 @@
 
 use varve_formats::Gva;
 
-use super::layout::{Field, Missing, Structure};
 use super::hlist::HashTable;
+use super::layout::{Field, Missing, Structure};
 use super::list::List;
 use super::task::MAX_TASKS;
 use super::walk::Walk;

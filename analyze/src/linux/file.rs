@@ -19,7 +19,7 @@ pub struct FileLayout {
     pub mode: Field,
     /// Its inode.
     pub inode: Field,
-    /// `backing_file.user_path`, behind a `struct file` with [`BACKING`] set.
+    /// `backing_file.user_path`, behind a `struct file` with `FMODE_BACKING` set.
     pub user_path: Option<Field>,
     /// `dentry.d_inode`.
     pub dentry_inode: Field,

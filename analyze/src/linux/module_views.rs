@@ -83,7 +83,8 @@ impl TreeLayout {
         let sequence = self.sequence.map_or(Ok(0), |field| field.read(memory, root));
         let Some(copy) = walk.try_or_note(sequence).map(|sequence| sequence & 1) else { return walk };
         let mut seen = Seen::new("mod_tree", MAX_NODES);
-        let first = self.trees.of(root).and_then(|trees| memory.read_u64(Gva(trees.0.wrapping_add(copy * 8))));
+        let first =
+            self.trees.of(root).and_then(|trees| memory.read_u64(Gva(trees.0.wrapping_add(copy * 8))));
         let mut pending = Vec::from_iter(walk.try_or_note(first));
         while let Some(node) = pending.pop() {
             if node == 0 {

@@ -73,7 +73,12 @@ impl Guest<'_> {
 }
 
 impl RunQueueLayout {
-    fn read(&self, memory: &dyn VirtualMemory, queue: Gva, walk: &mut Walk<Running>) -> Result<Running, Fault> {
+    fn read(
+        &self,
+        memory: &dyn VirtualMemory,
+        queue: Gva,
+        walk: &mut Walk<Running>,
+    ) -> Result<Running, Fault> {
         let mut tasks = vec![self.curr.pointer(memory, queue)?];
         if let Some(cfs_tasks) = self.cfs_tasks {
             let head = cfs_tasks.of(queue)?;

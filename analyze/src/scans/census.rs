@@ -177,7 +177,9 @@ impl Census {
 
     /// What runs. Returns the idle tasks.
     fn running(&mut self, guest: &Guest<'_>, report: &mut Report) -> Vec<Gva> {
-        let Some(queues) = report.try_or_note(View::RunQueues.name(), guest.run_queues()) else { return Vec::new() };
+        let Some(queues) = report.try_or_note(View::RunQueues.name(), guest.run_queues()) else {
+            return Vec::new();
+        };
         let (mut tasks, mut idle) = (Walk::default(), Vec::new());
         for running in tasks.absorb(queues) {
             tasks.items.extend(running.tasks);
@@ -192,7 +194,8 @@ impl Census {
         let links = Structure::named(guest.btf(), "task_struct")
             .and_then(|task| Ok((task.field("children")?, task.field("sibling")?)));
         let Some((children, sibling)) = report.try_or_note(View::Children.name(), links) else { return };
-        let mut pending: Vec<Gva> = self.tasks.keys().copied().chain(guest.symbol("init_task").ok()).collect();
+        let mut pending: Vec<Gva> =
+            self.tasks.keys().copied().chain(guest.symbol("init_task").ok()).collect();
         let mut all = Walk::default();
         let mut left = MAX_TASKS;
         while let Some(parent) = pending.pop() {
@@ -224,7 +227,8 @@ fn groups(guest: &Guest<'_>, entries: &[PidEntry]) -> Walk<Gva> {
         for kind in 1..layout.tasks.size / HEAD_BYTES {
             let link = layout.pid_links.offset.saturating_add(kind * NODE_BYTES);
             let head = layout.tasks.of(entry.pid).map(|heads| Gva(heads.0.wrapping_add(kind * HEAD_BYTES)));
-            let found = head.and_then(|head| hlist::follow(guest.space(), head, link, &mut seen, &mut walk.items));
+            let found =
+                head.and_then(|head| hlist::follow(guest.space(), head, link, &mut seen, &mut walk.items));
             walk.try_or_note(found);
         }
     }

@@ -29,7 +29,8 @@ fn run(input: &ScanInput<'_>) -> Report {
     let guest = input.guest;
     let mut report = Report::done();
     let census = Census::take(guest, &mut report);
-    let locked = guest.symbol("tasklist_lock").map_err(Into::into).and_then(|lock| is_write_locked(guest, lock));
+    let locked =
+        guest.symbol("tasklist_lock").map_err(Into::into).and_then(|lock| is_write_locked(guest, lock));
     let locked = report.try_or_note("tasklist_lock", locked).unwrap_or(true);
     for (task, seen) in census.read(guest, &mut report) {
         let missing = missing_from(&task, seen, census.complete);
@@ -40,7 +41,10 @@ fn run(input: &ScanInput<'_>) -> Report {
             continue;
         }
         if locked && is_in_transition(guest, &task, seen) {
-            report.fault(format!("task {} (PID {})", task.comm, task.pid), "the task lists are being changed".to_owned());
+            report.fault(
+                format!("task {} (PID {})", task.comm, task.pid),
+                "the task lists are being changed".to_owned(),
+            );
         } else if report.findings.len() < MAX_FINDINGS {
             report.findings.push(finding(guest, &task, seen, missing));
         } else {

@@ -125,7 +125,8 @@ fn run(input: &ScanInput<'_>) -> Report {
     let Some(at) = report.try_or_note(WHAT, guest.symbol("idt_table")) else { return report };
     if let Some(table) = report.try_or_note(WHAT, read_table(guest, at)) {
         let before = baseline.map(|baseline| read_table(baseline, at));
-        let before = before.and_then(|before| report.try_or_note("interrupt descriptor table of the baseline", before));
+        let before = before
+            .and_then(|before| report.try_or_note("interrupt descriptor table of the baseline", before));
         let rules = Rules::new(guest, &table);
         for (vector, raw) in (0..=u8::MAX).zip(&table) {
             let before = before.as_ref().and_then(|table| table.get(usize::from(vector)));
@@ -253,7 +254,11 @@ fn check_gate(
     let leads_to = |gate: Gate| if gate.present { place(guest, gate.handler) } else { "nothing".to_owned() };
     let problem = match before {
         Some(before) if before != raw => {
-            format!("was changed: it led to {} and leads to {}", leads_to(Gate::decode(before)), leads_to(gate))
+            format!(
+                "was changed: it led to {} and leads to {}",
+                leads_to(Gate::decode(before)),
+                leads_to(gate)
+            )
         }
         _ if !gate.present => return None,
         _ if !rules.allow(guest, vector, gate.handler) => {
@@ -302,7 +307,8 @@ mod tests {
     use super::*;
 
     /// Gate 3 of a Debian 6.1 guest, as its memory holds it: `asm_exc_int3`, for user mode.
-    const INT3: [u8; GATE_BYTES] = [0x50, 0x0b, 0x10, 0x00, 0x00, 0xee, 0x00, 0x82, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+    const INT3: [u8; GATE_BYTES] =
+        [0x50, 0x0b, 0x10, 0x00, 0x00, 0xee, 0x00, 0x82, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 
     #[test]
     fn gates_decode_as_the_processor_reads_them() {

@@ -17,11 +17,8 @@ use crate::linux::task::Task;
 use crate::policy::ProcessPolicy;
 use varve_formats::{Fault, VirtualMemory};
 
-pub(super) const SCAN: Scan = Scan {
-    name: "process_policy",
-    summary: "processes that the policy denies or does not allow",
-    run,
-};
+pub(super) const SCAN: Scan =
+    Scan { name: "process_policy", summary: "processes that the policy denies or does not allow", run };
 
 /// Findings of one report at most.
 const MAX_FINDINGS: usize = 4096;
@@ -83,7 +80,9 @@ fn finding(guest: &Guest<'_>, task: &Task, violation: &Violation<'_>) -> Finding
     let what = if task.is_leader() { "Process" } else { "Thread" };
     let (name, pid) = (&task.comm, task.pid);
     let title = match violation {
-        Violation::Denied(pattern) => format!("{what} {name} (PID {pid}) is denied by the policy: {pattern:?}"),
+        Violation::Denied(pattern) => {
+            format!("{what} {name} (PID {pid}) is denied by the policy: {pattern:?}")
+        }
         Violation::Unlisted => format!("{what} {name} (PID {pid}) is not on the policy's allow list"),
     };
     Finding {

@@ -30,7 +30,8 @@ fn run(input: &ScanInput<'_>) -> Report {
         Continuity::First | Continuity::Same => {}
         Continuity::Rebooted => report.findings.push(rebooted(input.guest, "The guest was rebooted")),
         Continuity::OtherKernel => {
-            let title = format!("The guest was rebooted into another kernel: {}", input.guest.profile().banner());
+            let title =
+                format!("The guest was rebooted into another kernel: {}", input.guest.profile().banner());
             report.findings.push(rebooted(input.guest, &title));
         }
         Continuity::Altered { kallsyms, btf, banner } => {
@@ -65,7 +66,11 @@ fn altered(input: &ScanInput<'_>, part: &str, name: &str) -> Finding {
         severity: Severity::Critical,
         title: format!("The kernel's {name} changed while the kernel was running"),
         object: format!("kernel:{part}"),
-        evidence: input.baseline.and_then(|baseline| first_difference(input.guest, baseline, part)).into_iter().collect(),
+        evidence: input
+            .baseline
+            .and_then(|baseline| first_difference(input.guest, baseline, part))
+            .into_iter()
+            .collect(),
         attack: &["T1014"],
     }
 }
@@ -102,8 +107,13 @@ fn tables(guest: &Guest<'_>, part: &str) -> Vec<(Gva, u64)> {
             tables.map(|Table { start, len, .. }| (Gva(start.0.wrapping_add(moved)), *len)).collect()
         }
         "btf" => {
-            let section = guest.symbol("__start_BTF").and_then(|start| Ok((start, guest.symbol("__stop_BTF")?)));
-            section.ok().and_then(|(start, stop)| Some((start, stop.offset_from(start)?))).into_iter().collect()
+            let section =
+                guest.symbol("__start_BTF").and_then(|start| Ok((start, guest.symbol("__stop_BTF")?)));
+            section
+                .ok()
+                .and_then(|(start, stop)| Some((start, stop.offset_from(start)?)))
+                .into_iter()
+                .collect()
         }
         _ => vec![(guest.pin().banner_at, guest.pin().banner.as_bytes().len() as u64)],
     }

@@ -353,6 +353,7 @@ impl Types {
                 .collect();
             writer.structure(name, *size, &members);
         }
+        writer.enumeration("system_states", &[("SYSTEM_BOOTING", 0), ("SYSTEM_RUNNING", 3)]);
         writer.finish()
     }
 }

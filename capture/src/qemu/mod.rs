@@ -6,7 +6,7 @@
 //!
 //! **The guest always comes back.** Whatever fails while we hold it, it is let go; if the connection breaks, over a
 //! new one. For the one case nobody can help, our own sudden death, we leave a mark inside QEMU before we stop it
-//! (an inert `secret` object named [`MARK`], which cannot outlive that QEMU); whoever connects next and finds it
+//! (an inert `secret` object named `varve-holds-the-guest`, which cannot outlive that QEMU); whoever connects next and finds it
 //! lets the guest go. A guest that somebody else has paused stays paused.
 
 mod layout;

@@ -179,7 +179,8 @@ impl DirectLayout {
         let entries = self.entries(memory, table).map(|table| table.walk(memory));
         let entries = walk.try_or_note(entries).unwrap_or_default();
         for entry in walk.absorb(entries) {
-            let call = self.ip.pointer(memory, entry).and_then(|ip| Ok((ip, self.direct.pointer(memory, entry)?)));
+            let call =
+                self.ip.pointer(memory, entry).and_then(|ip| Ok((ip, self.direct.pointer(memory, entry)?)));
             walk.push(call);
         }
         walk
@@ -231,7 +232,8 @@ mod tests {
 
     #[test]
     fn direct_calls_of_all_buckets_are_read() {
-        let memory = table(&[(0x4000, 0x5000, 1, 10), (0x5000, 0, 2, 20), (0x6000, 0, 3, 30)], [0x4000, 0x6000]);
+        let memory =
+            table(&[(0x4000, 0x5000, 1, 10), (0x5000, 0, 2, 20), (0x6000, 0, 3, 30)], [0x4000, 0x6000]);
         let walk = DIRECT.read(&memory, Gva(0x1000));
         assert_eq!(walk.items, [(Gva(1), Gva(10)), (Gva(2), Gva(20)), (Gva(3), Gva(30))]);
         assert!(walk.complete);

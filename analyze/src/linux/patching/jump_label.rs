@@ -31,7 +31,10 @@ impl JumpEntryLayout {
     /// The sites of a table. Those of the kernel's init sections are among them; nothing is there any more.
     pub(super) fn sites(&self, memory: &dyn VirtualMemory, table: &Table) -> Result<Vec<(Gva, Kind)>, Fault> {
         table.each(memory, self.size, |at, entry| {
-            Some((address(self.code, at, entry)?, Kind::JumpLabel { target: address(self.target, at, entry)? }))
+            Some((
+                address(self.code, at, entry)?,
+                Kind::JumpLabel { target: address(self.target, at, entry)? },
+            ))
         })
     }
 }

@@ -87,7 +87,8 @@ impl KprobeLayout {
         aggregate: Option<Gva>,
     ) -> Result<(Gva, Kprobe), Fault> {
         // Only aggregated probes are embedded in a `struct optimized_kprobe` (`alloc_aggr_kprobe`).
-        let is_aggregate = aggregate.is_some() && self.pre_handler.pointer_or_null(memory, probe)? == aggregate;
+        let is_aggregate =
+            aggregate.is_some() && self.pre_handler.pointer_or_null(memory, probe)? == aggregate;
         let detour = match self.optimized.filter(|_| is_aggregate) {
             Some(layout) => layout.detour(memory, probe)?,
             None => None,
@@ -156,7 +157,10 @@ mod tests {
         let plain = Kprobe { opcode: 0x55, detour: None };
         let optimised = Kprobe { opcode: 0x55, detour: Some((Gva(0xffff_ffff_c000_0000), [1, 2, 3, 4])) };
         let walk = read(&memory);
-        assert_eq!(walk.items, [(Gva(0xffff_ffff_8100_4000), plain), (Gva(0xffff_ffff_8100_5000), optimised)]);
+        assert_eq!(
+            walk.items,
+            [(Gva(0xffff_ffff_8100_4000), plain), (Gva(0xffff_ffff_8100_5000), optimised)]
+        );
         assert!(walk.complete);
     }
 

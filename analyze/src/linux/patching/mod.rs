@@ -72,7 +72,11 @@ impl Text<'_, '_> {
 impl Patching {
     /// Reads the sites in `texts`, and what they may hold in the epoch `now`. What could not be read is added to
     /// `report`.
-    pub(crate) fn read<'a, 'm>(now: &'a Guest<'m>, texts: &'a [Text<'a, 'm>], report: &'a mut Report) -> Self {
+    pub(crate) fn read<'a, 'm>(
+        now: &'a Guest<'m>,
+        texts: &'a [Text<'a, 'm>],
+        report: &'a mut Report,
+    ) -> Self {
         Collector::new(now, texts, report).collect()
     }
 
@@ -91,15 +95,18 @@ impl Patching {
     pub(crate) fn is_call_of(&self, target: Gva, functions: &HashSet<Gva>) -> bool {
         functions.contains(&target)
             || self.targets.return_thunks.binary_search(&target).is_ok()
-            || self.targets.call_depth && (1..=site::MAX_THUNK_LEN).any(|before| {
-                target.checked_add(before).is_some_and(|function| functions.contains(&function))
-            })
+            || self.targets.call_depth
+                && (1..=site::MAX_THUNK_LEN).any(|before| {
+                    target.checked_add(before).is_some_and(|function| functions.contains(&function))
+                })
     }
 
     /// Whether what a site may hold is itself being changed, so that bytes that are not explained prove nothing.
     pub(crate) fn is_changing(&self, kind: &Kind) -> bool {
         match kind {
-            Kind::StaticCall { .. } | Kind::Trampoline { .. } | Kind::ModuleTrampoline => self.changing.static_calls,
+            Kind::StaticCall { .. } | Kind::Trampoline { .. } | Kind::ModuleTrampoline => {
+                self.changing.static_calls
+            }
             Kind::Fentry | Kind::FtraceCall => self.changing.ftrace,
             Kind::JumpLabel { .. } | Kind::LockPrefix | Kind::Kprobe(_) => false,
         }

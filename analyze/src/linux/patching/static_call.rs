@@ -89,7 +89,12 @@ impl StaticCallLayout {
         Ok(sites)
     }
 
-    fn function(&self, now: &dyn VirtualMemory, key: Gva, known: &mut Functions) -> Result<Option<Gva>, Fault> {
+    fn function(
+        &self,
+        now: &dyn VirtualMemory,
+        key: Gva,
+        known: &mut Functions,
+    ) -> Result<Option<Gva>, Fault> {
         if let Some(function) = known.by_key.get(&key.0) {
             return Ok(*function);
         }

@@ -26,7 +26,9 @@ pub(super) fn search(
     report: &mut Report,
 ) -> (Vec<Gva>, Vec<Gva>) {
     let (mut modules, mut executable) = (Vec::new(), Vec::new());
-    let Some(end) = report.try_or_note("module memory", guest.symbol("_end")) else { return (modules, executable) };
+    let Some(end) = report.try_or_note("module memory", guest.symbol("_end")) else {
+        return (modules, executable);
+    };
     let first = Gva(end.0.next_multiple_of(IMAGE_PAGE_BYTES));
     let owned = PageSet::of(known);
     for mapping in guest.space().mappings(first, LAST) {
@@ -97,7 +99,9 @@ impl PageSet {
         let page = |address: u64| address / PAGE_SIZE as u64;
         let regions = modules.iter().flat_map(|module| &module.regions);
         let mut regions: Vec<_> = regions
-            .map(|region| (page(region.start.0), page(region.start.0.saturating_add(region.len.saturating_sub(1)))))
+            .map(|region| {
+                (page(region.start.0), page(region.start.0.saturating_add(region.len.saturating_sub(1))))
+            })
             .collect();
         regions.sort_unstable();
         Self { regions }
@@ -122,7 +126,10 @@ mod tests {
             name: "test".into(),
             state: ModuleState::Live,
             text: Gva(0),
-            regions: regions.iter().map(|(start, len)| ModuleRegion { start: Gva(*start), len: *len }).collect(),
+            regions: regions
+                .iter()
+                .map(|(start, len)| ModuleRegion { start: Gva(*start), len: *len })
+                .collect(),
             references: None,
             used_by: Vec::new(),
             taints: 0,

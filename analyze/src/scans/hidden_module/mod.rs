@@ -20,8 +20,11 @@ use crate::guest::Guest;
 use crate::linux::module::{Module, ModuleLayout, ModuleState};
 use crate::linux::walk::Walk;
 
-pub(super) const SCAN: Scan =
-    Scan { name: "hidden_module", summary: "kernel modules that are missing from a list they belong in", run };
+pub(super) const SCAN: Scan = Scan {
+    name: "hidden_module",
+    summary: "kernel modules that are missing from a list they belong in",
+    run,
+};
 
 /// Findings of one report at most.
 const MAX_FINDINGS: usize = 256;
@@ -135,7 +138,10 @@ fn judge(
         return report.fault("modules", limit);
     }
     let title = match problem {
-        Problem::Unlisted => format!("Module {name} is hidden: it is missing from the module list and known to {}", names(seen)),
+        Problem::Unlisted => format!(
+            "Module {name} is hidden: it is missing from the module list and known to {}",
+            names(seen)
+        ),
         Problem::NotInSysfs => format!("Module {name} is hidden from /sys/module"),
         Problem::Unclear => {
             let reason = "is in no list, as if it were just being loaded or unloaded".to_owned();

@@ -32,10 +32,8 @@ pub(super) fn report<'m>(
     if pages.is_empty() || guest.symbol("pack_list").is_err() {
         return;
     }
-    let mut known: Vec<(u64, u64)> = modules
-        .flat_map(|module| &module.regions)
-        .map(|region| (region.start.0, region.len))
-        .collect();
+    let mut known: Vec<(u64, u64)> =
+        modules.flat_map(|module| &module.regions).map(|region| (region.start.0, region.len)).collect();
     for (what, found) in [
         ("BPF programs", bpf_symbols(guest)),
         ("BPF program packs", bpf_packs(guest)),
@@ -115,7 +113,8 @@ fn is_harmless(guest: &Guest<'_>, page: Gva) -> bool {
 
 fn is_filling(page: &[u8]) -> bool {
     const INT3: u8 = 0xcc;
-    page.iter().all(|byte| *byte == 0) || page.iter().all(|byte| matches!(byte, &INT3 | 0x41 | 0xff | 0xe0..=0xe7))
+    page.iter().all(|byte| *byte == 0)
+        || page.iter().all(|byte| matches!(byte, &INT3 | 0x41 | 0xff | 0xe0..=0xe7))
 }
 
 fn first_bytes(guest: &Guest<'_>, start: Gva) -> Option<[u8; 16]> {
@@ -129,7 +128,9 @@ fn runs(pages: impl Iterator<Item = Gva>) -> Vec<(Gva, usize)> {
     let mut runs: Vec<(Gva, usize)> = Vec::new();
     for page in pages {
         match runs.last_mut() {
-            Some((start, count)) if start.0.wrapping_add((*count * PAGE_SIZE) as u64) == page.0 => *count += 1,
+            Some((start, count)) if start.0.wrapping_add((*count * PAGE_SIZE) as u64) == page.0 => {
+                *count += 1
+            }
             _ => runs.push((page, 1)),
         }
     }

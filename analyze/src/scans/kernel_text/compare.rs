@@ -44,7 +44,8 @@ pub(super) fn compare<'a>(
         // An instruction is replaced by one of the same length.
         let len_before = before.and_then(|before| patching.explains(kind, *at, before.bytes.get(offset..)?));
         let explained = patching.explains(kind, *at, code);
-        let explained = explained.filter(|len| !kind.keeps_length() || len_before.is_none_or(|before| before == *len));
+        let explained =
+            explained.filter(|len| !kind.keeps_length() || len_before.is_none_or(|before| before == *len));
         let range = offset..offset + explained.unwrap_or(SHOWN_AT_SITE.min(code.len()));
         if explained.is_none() {
             differences.push(difference(now, before, range.clone(), Some(kind)));
@@ -80,7 +81,9 @@ fn changed_runs(now: &TextImage, before: &TextImage, judged: &[Range<usize>]) ->
     let pages = now.bytes.chunks(PAGE_SIZE).zip(before.bytes.chunks(PAGE_SIZE)).enumerate();
     for (number, (after, earlier)) in pages.filter(|(_, (after, earlier))| after != earlier) {
         let first = number * PAGE_SIZE;
-        for offset in after.iter().zip(earlier).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| first + at) {
+        for offset in
+            after.iter().zip(earlier).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| first + at)
+        {
             if is_judged(judged, offset) || !now.has(offset) || !before.has(offset) {
                 continue;
             }
@@ -128,7 +131,11 @@ mod tests {
     }
 
     /// Offsets, lengths and whether at a site.
-    fn differences(now: &TextImage, before: Option<&TextImage>, sites: &[(usize, Kind)]) -> Vec<(u64, usize, bool)> {
+    fn differences(
+        now: &TextImage,
+        before: Option<&TextImage>,
+        sites: &[(usize, Kind)],
+    ) -> Vec<(u64, usize, bool)> {
         let sites = sites.iter().map(|(offset, kind)| (Gva(START + *offset as u64), kind.clone())).collect();
         let patching = Patching::of(sites);
         let found = compare(now, before, &patching, &[]);

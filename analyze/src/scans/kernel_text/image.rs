@@ -24,7 +24,8 @@ impl TextImage {
     /// Reads a text out of `guest`. A page that is known to be the same as that of another image is copied from there.
     pub(super) fn read(guest: &Guest<'_>, text: &Text<'_, '_>, known: Option<(&Guest<'_>, &Self)>) -> Self {
         let len = usize::try_from(text.len).unwrap_or(0);
-        let mut image = Self { start: text.start, bytes: vec![0; len], unread: Vec::new(), faults: Vec::new() };
+        let mut image =
+            Self { start: text.start, bytes: vec![0; len], unread: Vec::new(), faults: Vec::new() };
         for range in pages(text.start, len) {
             let at = Gva(text.start.0 + range.start as u64);
             let Some(page) = image.bytes.get_mut(range.clone()) else { break };
@@ -98,7 +99,7 @@ mod tests {
                 prop_assert_eq!(range.start, next);
                 prop_assert!(!range.is_empty());
                 next = range.end;
-                prop_assert!(next == len || (start + next as u64) % PAGE_SIZE as u64 == 0);
+                prop_assert!(next == len || (start + next as u64).is_multiple_of(PAGE_SIZE as u64));
             }
             prop_assert_eq!(next, len);
         }

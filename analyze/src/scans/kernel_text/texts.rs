@@ -91,7 +91,9 @@ fn live_modules(guest: &Guest<'_>, report: &mut Report) -> Vec<(String, Identity
         }
         let what = format!("module {}", module.name);
         let identity = report.try_or_note(&what, identity(guest, &module));
-        live.extend(identity.filter(|identity| identity.len != 0).map(|identity| (module.name.to_string(), identity)));
+        live.extend(
+            identity.filter(|identity| identity.len != 0).map(|identity| (module.name.to_string(), identity)),
+        );
     }
     live
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use varve_formats::{Fault, Gva, VirtualMemory};
 
 use super::entries;
-use super::numbers::{Abi, distance_to_next_symbol};
+use super::numbers::{ABIS, Abi, distance_to_next_symbol};
 use super::{evidence, finding, place};
 use crate::finding::{FaultReason, Finding, Report};
 use crate::guest::Guest;
@@ -24,40 +24,51 @@ struct Dispatcher<'a, 'm> {
     abi: &'a Abi,
     start: Gva,
     code: Vec<u8>,
-    patching: Patching,
+    patching: &'a Patching,
     neutral: Vec<Range<usize>>,
 }
 
-/// Checks the dispatcher of one ABI. Returns whether the kernel has it.
+/// Checks the dispatchers that the kernel has. Returns whether it has any.
 pub(super) fn check(
     guest: &Guest<'_>,
     baseline: Option<&Guest<'_>>,
-    abi: &Abi,
-    functions: &HashSet<Gva>,
+    functions: &[HashSet<Gva>; ABIS.len()],
     report: &mut Report,
 ) -> bool {
-    let Ok(start) = guest.symbol(abi.dispatcher) else { return false };
-    let Some(mut code) = report.try_or_note(abi.dispatcher, read(guest, start)) else { return true };
-    let text = [Text { start, len: code.len() as u64, module: None, tables: baseline.unwrap_or(guest) }];
-    let patching = Patching::read(guest, &text, report);
-    let neutral = neutralise(start, &mut code, &patching);
-    let dispatcher = Dispatcher { guest, abi, start, code, patching, neutral };
-    match baseline {
-        Some(baseline) => {
-            if let Some(before) = report.try_or_note(abi.dispatcher, dispatcher.before(baseline)) {
-                let found = dispatcher.changed(baseline, &before);
-                report.findings.extend(found);
+    let mut any = false;
+    let mut found = Vec::new();
+    for (abi, functions) in ABIS.iter().zip(functions) {
+        let Ok(start) = guest.symbol(abi.dispatcher) else { continue };
+        any = true;
+        let code = report.try_or_note(abi.dispatcher, read(guest, start));
+        found.extend(code.map(|code| (abi, functions, start, code)));
+    }
+    let tables = baseline.unwrap_or(guest);
+    let text = |start, code: &[u8]| Text { start, len: code.len() as u64, module: None, tables };
+    let texts: Vec<Text<'_, '_>> = found.iter().map(|(_, _, start, code)| text(*start, code)).collect();
+    let patching = Patching::read(guest, &texts, report);
+    for (abi, functions, start, mut code) in found {
+        let neutral = neutralise(start, &mut code, &patching);
+        let dispatcher = Dispatcher { guest, abi, start, code, patching: &patching, neutral };
+        match baseline.map(|baseline| (baseline, dispatcher.before(baseline))) {
+            None => dispatcher.check_targets(functions, report),
+            Some((baseline, before)) => {
+                let before = report.try_or_note(abi.dispatcher, before);
+                report
+                    .findings
+                    .extend(before.map(|before| dispatcher.changed(baseline, &before)).unwrap_or_default());
             }
         }
-        None => dispatcher.check_targets(functions, report),
     }
-    true
+    any
 }
 
 fn read(guest: &Guest<'_>, start: Gva) -> Result<Vec<u8>, FaultReason> {
     let len = distance_to_next_symbol(guest, start).unwrap_or(u64::MAX);
     if len > MAX_FUNCTION_BYTES {
-        return Err(Fault::Limit { what: "bytes of a function", limit: MAX_FUNCTION_BYTES, at: start.0 }.into());
+        return Err(
+            Fault::Limit { what: "bytes of a function", limit: MAX_FUNCTION_BYTES, at: start.0 }.into()
+        );
     }
     let mut code = vec![0; len as usize];
     guest.space().read(start, &mut code)?;
@@ -150,7 +161,8 @@ impl Dispatcher<'_, '_> {
         let evidence = evidence(self.guest, at, before.get(range.clone()), self.code.get(range));
         let place = place(self.guest, at);
         let mut finding = finding(self.abi, &place, "is dispatched by code that changed", evidence);
-        finding.title = format!("The code that dispatches system calls{} changed at {place}", self.abi.suffix);
+        finding.title =
+            format!("The code that dispatches system calls{} changed at {place}", self.abi.suffix);
         finding
     }
 
@@ -166,7 +178,10 @@ impl Dispatcher<'_, '_> {
                 Target::Direct(target) => foreign.push((branch, target)),
                 Target::Indirect | Target::Undecodable => {
                     let what = format!("{} at {}", self.abi.dispatcher, branch.at);
-                    report.fault(what, "a jump through a table, which is not checked without a baseline".to_owned());
+                    report.fault(
+                        what,
+                        "a jump through a table, which is not checked without a baseline".to_owned(),
+                    );
                 }
             }
         }
@@ -174,7 +189,8 @@ impl Dispatcher<'_, '_> {
             let call = self.only_unreached(&found, functions).filter(|_| foreign.len() == 1);
             let call = call.unwrap_or_else(|| place(self.guest, branch.at));
             let evidence = evidence(self.guest, branch.at, None, self.code.get(self.range(branch)));
-            let problem = format!("leads to {}, which is no system call of the kernel", place(self.guest, *target));
+            let problem =
+                format!("leads to {}, which is no system call of the kernel", place(self.guest, *target));
             report.findings.push(finding(self.abi, &call, &problem, evidence));
         }
     }
@@ -183,11 +199,17 @@ impl Dispatcher<'_, '_> {
     fn only_unreached(&self, found: &[Branch], functions: &HashSet<Gva>) -> Option<String> {
         let table = self.guest.symbol(self.abi.table).ok()?;
         let table = entries::read(self.guest, self.abi, table).ok()?;
-        let reached: HashSet<Gva> = found.iter().filter_map(|branch| match branch.target {
-            Target::Direct(target) => Some(target),
-            Target::Indirect | Target::Undecodable => None,
-        }).collect();
-        let mut unreached = table.iter().enumerate().filter(|(_, function)| functions.contains(function) && !reached.contains(function));
+        let reached: HashSet<Gva> = found
+            .iter()
+            .filter_map(|branch| match branch.target {
+                Target::Direct(target) => Some(target),
+                Target::Indirect | Target::Undecodable => None,
+            })
+            .collect();
+        let mut unreached = table
+            .iter()
+            .enumerate()
+            .filter(|(_, function)| functions.contains(function) && !reached.contains(function));
         let (number, _) = unreached.next()?;
         unreached.next().is_none().then(|| number.to_string())
     }

@@ -24,17 +24,14 @@ pub(super) fn check(
     let Some(now) = report.try_or_note(abi.table, read(guest, abi, table)) else { return true };
     let before = baseline.and_then(|baseline| report.try_or_note(abi.table, read(baseline, abi, table)));
     for (number, problem) in wrong_entries(&now, before.as_deref(), functions) {
-        let (Some(entry), before) = (now.get(number), before.as_ref().and_then(|before| before.get(number))) else {
+        let (Some(entry), before) = (now.get(number), before.as_ref().and_then(|before| before.get(number)))
+        else {
             continue;
         };
         let at = Gva(table.0.wrapping_add((number * ENTRY_BYTES) as u64));
         let before_bytes = before.map(|entry| entry.0.to_le_bytes());
-        let evidence = evidence(
-            guest,
-            at,
-            before_bytes.as_ref().map(<[u8; 8]>::as_slice),
-            Some(&entry.0.to_le_bytes()),
-        );
+        let evidence =
+            evidence(guest, at, before_bytes.as_ref().map(<[u8; 8]>::as_slice), Some(&entry.0.to_le_bytes()));
         let to = place(guest, *entry);
         let problem = match (problem, before) {
             (Problem::Changed, Some(before)) => format!("led to {} and leads to {to}", place(guest, *before)),
@@ -65,7 +62,8 @@ enum Problem {
 /// The entries that are not what they should be. The table ends behind its last entry that is a system call, now or before:
 /// what follows up to the next symbol is other data.
 fn wrong_entries(now: &[Gva], before: Option<&[Gva]>, functions: &HashSet<Gva>) -> Vec<(usize, Problem)> {
-    let end = |table: &[Gva]| table.iter().rposition(|entry| functions.contains(entry)).map_or(0, |last| last + 1);
+    let end =
+        |table: &[Gva]| table.iter().rposition(|entry| functions.contains(entry)).map_or(0, |last| last + 1);
     let len = end(now).max(before.map_or(0, end));
     let judge = |(number, entry): (usize, &Gva)| {
         let before = before.and_then(|before| before.get(number));

@@ -32,11 +32,11 @@ fn run(input: &ScanInput<'_>) -> Report {
         Err(report) => return report,
     };
     let mut any = false;
-    for abi in &ABIS {
-        let functions = abi.functions(input.guest);
-        any |= entries::check(input.guest, baseline, abi, &functions, &mut report);
-        any |= dispatch::check(input.guest, baseline, abi, &functions, &mut report);
+    let functions = numbers::functions(input.guest);
+    for (abi, functions) in ABIS.iter().zip(&functions) {
+        any |= entries::check(input.guest, baseline, abi, functions, &mut report);
     }
+    any |= dispatch::check(input.guest, baseline, &functions, &mut report);
     if !any {
         report.fault("system calls", "neither a table nor a dispatching function was found".to_owned());
     }

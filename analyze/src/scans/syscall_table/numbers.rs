@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use varve_formats::Gva;
+use varve_formats::symbols::kallsyms::Symbol;
 
 use crate::guest::Guest;
 
@@ -54,23 +55,33 @@ pub(super) const ABIS: [Abi; 3] = [
     },
 ];
 
-impl Abi {
-    /// The addresses of the kernel's own system calls, and of what stands for those it is built without
-    /// (`sys_ni_syscall`).
-    pub(super) fn functions(&self, guest: &Guest<'_>) -> HashSet<Gva> {
-        let named = |prefixes: &[&str]| {
-            let wanted = |name: &str| {
-                let known = prefixes.iter().any(|prefix| name.starts_with(prefix));
-                // Compilers split functions into parts called `NAME.cold` and the like.
-                (known || name == "sys_ni_syscall") && !name.contains('.')
-            };
-            let symbols = guest.symbols().filter(|symbol| matches!(symbol.kind, 't' | 'T' | 'w' | 'W'));
-            symbols.filter(|symbol| wanted(symbol.name)).map(|symbol| symbol.address).collect::<HashSet<Gva>>()
-        };
-        let functions = named(self.prefixes);
-        if functions.len() > 1 { functions } else { named(self.old_prefixes) }
+/// The addresses of the kernel's own system calls for each of [`ABIS`], and of what stands for those it is built without
+/// (`sys_ni_syscall`).
+pub(super) fn functions(guest: &Guest<'_>) -> [HashSet<Gva>; ABIS.len()] {
+    let mut found: [(HashSet<Gva>, HashSet<Gva>); ABIS.len()] = Default::default();
+    // Compilers split functions into parts called `NAME.cold` and the like.
+    let code =
+        |symbol: &Symbol<'_>| matches!(symbol.kind, 't' | 'T' | 'w' | 'W') && !symbol.name.contains('.');
+    for symbol in guest.symbols().filter(|symbol| symbol.name.contains("sys") || symbol.name.contains("SyS"))
+    {
+        if !code(&symbol) {
+            continue;
+        }
+        let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| symbol.name.starts_with(prefix));
+        for (abi, (named, named_before)) in ABIS.iter().zip(&mut found) {
+            let none = symbol.name == "sys_ni_syscall";
+            if none || begins(abi.prefixes) {
+                named.insert(symbol.address);
+            }
+            if none || begins(abi.old_prefixes) {
+                named_before.insert(symbol.address);
+            }
+        }
     }
+    found.map(|(named, named_before)| if named.len() > 1 { named } else { named_before })
+}
 
+impl Abi {
     /// How many entries the table at `table` can have. Behind it may be other data without a symbol.
     pub(super) fn max_entries(&self, guest: &Guest<'_>, table: Gva) -> u64 {
         let space = distance_to_next_symbol(guest, table).unwrap_or(u64::MAX) / 8;
