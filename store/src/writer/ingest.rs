@@ -17,9 +17,6 @@ use crate::{Digest, PageId, StoreError};
 /// Changes handled in one go, which bounds the memory for copies of new pages (16 MiB).
 const SLICE: usize = 4096;
 
-/// Digests one thread looks up in the index in one go.
-const LOOK_UP: usize = 512;
-
 /// The content a frame was given in this epoch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stored {
@@ -98,9 +95,7 @@ impl Ingest {
         previous: &FrameTable,
         slice: &[FrameChange<'_>],
     ) -> Result<(), StoreError> {
-        let t0 = std::time::Instant::now();
         let known = self.look_up(shared, previous, slice)?;
-        let t1 = std::time::Instant::now();
         let mut full = Vec::new();
         for change in slice {
             let (id, digest) = match change.content {
@@ -119,10 +114,7 @@ impl Ingest {
             };
             self.changes.push(Stored { frame: change.frame, id, digest });
         }
-        let t2 = std::time::Instant::now();
-        let n = full.len(); let r = self.write(shared, full);
-        eprintln!("X {} {} {} {n}", (t1-t0).as_micros(), (t2-t1).as_micros(), t2.elapsed().as_micros());
-        r
+        self.write(shared, full)
     }
 
     /// The pages of a slice that the archive has.
@@ -146,13 +138,8 @@ impl Ingest {
         }
         wanted.sort_unstable();
         wanted.dedup();
-        let look_up = |digests: &[Digest]| shared.database.get_many::<Pages>(digests);
-        let found = wanted.par_chunks(LOOK_UP).map(look_up).collect::<Result<Vec<_>, _>>()?;
-        Ok(wanted
-            .into_iter()
-            .zip(found.into_iter().flatten())
-            .filter_map(|(digest, id)| Some((digest, id?)))
-            .collect())
+        let found = shared.database.get_many::<Pages>(&wanted)?;
+        Ok(wanted.into_iter().zip(found).filter_map(|(digest, id)| Some((digest, id?))).collect())
     }
 
     /// Puts a new page into the open pack; a pack that is full by that goes to `full`.
@@ -185,14 +172,11 @@ impl Ingest {
             return Ok(());
         }
         let encoded = full.par_iter().map(OpenPack::encode).collect::<Result<Vec<_>, _>>()?;
-        let t0 = std::time::Instant::now();
         let mut batch = Batch::default();
         for (pack, bytes) in full.iter().zip(&encoded) {
             self.enter(shared, pack, bytes, &mut batch)?;
         }
-        let t1 = std::time::Instant::now();
         shared.write(|database| database.write(batch))?;
-        eprintln!("Y {} {}", (t1-t0).as_micros(), t1.elapsed().as_micros());
         for pack in &full {
             pack.digests.iter().for_each(|digest| {
                 self.pending.remove(digest);
