@@ -37,7 +37,7 @@ pub struct EpochReport {
     pub pause: Option<PauseSplit>,
     /// Frames looked at, those looked at twice counted twice.
     pub frames_scanned: u64,
-    /// How long the scan waited because the archive did not keep up.
+    /// How long the scan waited because the archive did not keep up, summed over its threads.
     pub staging_wait: Duration,
     /// How long the commit took, after everything was stored.
     pub commit: Duration,

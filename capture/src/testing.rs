@@ -1,13 +1,14 @@
 //! For tests and benchmarks only: a scripted guest, whose memory changes and whose operations fail when told, and the
 //! scan by itself.
 
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use varve_formats::{Fault, Gfn, Gpa, PAGE_SIZE, PhysicalMemory, Region, Vcpu};
 
 use crate::SourceError;
-use crate::ingest::note;
-use crate::ingest::scan::{Scanner, blocks};
+use crate::ingest::scan::Scanner;
 use crate::source::{Dirty, DirtyLog, GuestMemory, Hold, Pause, Registers, Source};
 
 /// An operation that can be made to fail.
@@ -233,19 +234,22 @@ impl DirtyLog for Scripted {
 
 /// Scans all of `memory` as for an epoch, and returns how many frames differ from `previous`.
 pub fn scan(memory: &dyn GuestMemory, previous: &[[u8; 32]]) -> usize {
-    let mut scanner = Scanner::new(memory, previous, None);
-    let changes = blocks(memory.regions()).flat_map(|block| scanner.scan(&block));
-    changes.map(|changes| changes.iter().count()).sum()
+    let changed = AtomicUsize::new(0);
+    Scanner { memory, previous, dirty: None }.run(|_, changes| {
+        changed.fetch_add(changes.frames.len(), Ordering::Relaxed);
+        ControlFlow::Continue(())
+    });
+    changed.into_inner()
 }
 
 /// The digests of all frames of `memory`, as an epoch of it has them.
 pub fn digests(memory: &dyn GuestMemory) -> Vec<[u8; 32]> {
     let frames = memory.regions().iter().map(|region| region.len / PAGE_SIZE as u64).sum::<u64>();
     let absent = vec![varve_store::Digest::ABSENT.0; frames as usize];
-    let mut digests = absent.clone();
-    let mut scanner = Scanner::new(memory, &absent, None);
-    for changes in blocks(memory.regions()).flat_map(|block| scanner.scan(&block)) {
-        note(&changes, &mut digests);
-    }
-    digests
+    let digests = Mutex::new(absent.clone());
+    Scanner { memory, previous: &absent, dirty: None }.run(|_, changes| {
+        changes.enter(&mut digests.lock().unwrap_or_else(PoisonError::into_inner));
+        ControlFlow::Continue(())
+    });
+    digests.into_inner().unwrap_or_else(PoisonError::into_inner)
 }

@@ -102,11 +102,11 @@ impl Census {
     pub(super) fn take(guest: &Guest<'_>, report: &mut Report) -> Self {
         let mut census = Self { tasks: BTreeMap::new(), complete: Views::default() };
         let processes = census.note(View::TaskList, guest.processes(), |task| task.address, report);
-        census.threads(guest, &processes, report);
         census.numbers(guest, report);
         census.note(View::ControlGroups, guest.tasks_in_cgroups(), |task| *task, report);
         let idle = census.running(guest, report);
         census.children(guest, report);
+        census.threads(guest, processes, report);
         for task in idle.into_iter().chain(guest.symbol("init_task").ok()) {
             census.tasks.remove(&task);
         }
@@ -149,9 +149,17 @@ impl Census {
         items
     }
 
-    fn threads(&mut self, guest: &Guest<'_>, processes: &[Task], report: &mut Report) {
+    /// The threads of each process, also of one that is missing from the task list: that alone does not hide them.
+    fn threads(&mut self, guest: &Guest<'_>, mut processes: Vec<Task>, report: &mut Report) {
         let mut all = Walk::default();
-        for process in processes {
+        if let Ok(layout) = &guest.layouts().task {
+            let unlisted = self.tasks.iter().filter(|(_, seen)| !seen.contains(View::TaskList));
+            // What cannot be read here is reported where all tasks are read.
+            let mut faults = Walk::<Task>::default();
+            let unlisted = unlisted.filter_map(|(task, _)| guest.task_at(*task, layout, &mut faults).ok());
+            processes.extend(unlisted.filter(|task| task.is_leader() && task.threads.is_some()));
+        }
+        for process in &processes {
             if all.items.len() > MAX_TASKS {
                 all.fault(Fault::Limit { what: "threads", limit: MAX_TASKS as u64, at: process.address.0 });
                 break;

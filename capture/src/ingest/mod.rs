@@ -8,26 +8,25 @@
 //! what changed meanwhile is copied. A page that was copied early and changed again is in the archive for nothing,
 //! until a later epoch holds it again.
 
+mod changes;
 mod held;
 mod holes;
+mod run;
 pub(crate) mod scan;
 mod staging;
+mod window;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use varve_formats::{Gfn, PAGE_SIZE, Vcpu};
-use varve_store::{Archive, Content, EpochMeta, EpochWriter, FrameChange, FrameLayout, StoreError};
+use varve_store::{Archive, EpochMeta, EpochWriter, FrameChange, StoreError};
 
-use crate::report::{EpochReport, PauseSplit};
-use crate::source::{Dirty, GuestMemory, Source};
-use crate::{CaptureError, Interrupt, Observer, Options, SourceError};
-use held::Held;
-use scan::{Changes, Scanner, Window};
-use staging::{Staging, Start};
-
-/// Changes handed to the archive at a time.
-const STORE_BATCH: usize = 4096;
+use crate::report::EpochReport;
+use crate::source::{GuestMemory, Source};
+use crate::{CaptureError, Interrupt, Observer, Options};
+use changes::Changes;
+use run::{Captured, Run};
+use staging::Staging;
 
 /// What a run of epochs has in common.
 pub(crate) struct Ingest<'a> {
@@ -41,20 +40,11 @@ pub(crate) struct Ingest<'a> {
 /// What a source and the epochs taken of it have been through.
 #[derive(Default)]
 pub(crate) struct History {
-    /// Whether an epoch of this run is in the archive, and none was dropped since: the source's dirty log then
-    /// tells the difference to the archive.
+    /// Whether an epoch of this run is in the archive, and none was dropped since: the source's dirty log then tells
+    /// the difference to the archive.
     in_step: bool,
     /// Whether everything was copied once before the guest was held.
     copied_ahead: bool,
-}
-
-/// What was read of the source for an epoch.
-struct Captured {
-    taken_at: SystemTime,
-    vcpus: Vec<Vcpu>,
-    pause: Option<PauseSplit>,
-    frames_scanned: u64,
-    staging_wait: Duration,
 }
 
 impl Ingest<'_> {
@@ -69,7 +59,8 @@ impl Ingest<'_> {
         let in_step = std::mem::take(&mut history.in_step);
         let memory = source.memory().map_err(|error| CaptureError::source(source, error))?;
         let mut writer = self.archive.begin(self.vm, memory.regions())?;
-        self.observer.epoch_begins(writer.number(), bytes_of(&*memory));
+        let bytes = memory.regions().iter().map(|region| region.len).sum();
+        self.observer.epoch_begins(writer.number(), bytes);
         let captured = self.capture(source, &*memory, &mut writer, in_step, history)?;
         if self.interrupt.abandon() {
             return Err(CaptureError::Abandoned);
@@ -103,25 +94,19 @@ impl Ingest<'_> {
         in_step: bool,
         history: &mut History,
     ) -> Result<Captured, CaptureError> {
-        let layout = writer.layout().clone();
-        let previous = Arc::clone(writer.previous());
         let staging = Staging::new(self.options.staging_bytes);
-        let run = Run {
-            ingest: self,
-            source,
-            memory,
-            layout,
-            staging: &staging,
-            scanned: 0,
-            waited: Duration::ZERO,
-        };
+        let run = Run::new(self, source, memory, writer.layout().clone(), &staging);
+        let previous = Arc::clone(writer.previous());
         std::thread::scope(|scope| {
             let storing = scope.spawn(|| store_all(writer, &staging));
-            let captured = run.capture(previous.digests(), in_step, history);
-            match captured {
-                Ok(_) => staging.finish(),
-                Err(_) => staging.give_up(),
-            }
+            let captured = {
+                let _end = GiveUp(&staging);
+                let captured = run.capture(previous.digests(), in_step, history);
+                if captured.is_ok() {
+                    staging.finish();
+                }
+                captured
+            };
             let stored = storing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             // When the archive failed, all the scan knows is that it was cut off.
             stored?;
@@ -130,185 +115,26 @@ impl Ingest<'_> {
     }
 }
 
-/// The scanning side of one epoch.
-struct Run<'a> {
-    ingest: &'a Ingest<'a>,
-    source: &'a dyn Source,
-    memory: &'a dyn GuestMemory,
-    layout: FrameLayout,
-    staging: &'a Staging,
-    scanned: u64,
-    waited: Duration,
-}
+/// Gives up when dropped, unless all has been queued: nobody waits for a scan that failed or panicked.
+struct GiveUp<'a>(&'a Staging);
 
-impl Run<'_> {
-    fn capture(
-        mut self,
-        previous: &[[u8; 32]],
-        in_step: bool,
-        history: &mut History,
-    ) -> Result<Captured, CaptureError> {
-        let Some(pause) = self.source.pause() else {
-            let vcpus = self.vcpus()?;
-            self.scan(previous, &Dirty::All, |_| {})?;
-            return Ok(self.captured(SystemTime::now(), vcpus, None));
-        };
-        if history.copied_ahead {
-            return self.hold(pause, previous, in_step);
-        }
-        let mut ahead = previous.to_vec();
-        self.scan(previous, &Dirty::All, |changes| note(changes, &mut ahead))?;
-        history.copied_ahead = true;
-        self.hold(pause, &ahead, false)
-    }
-
-    /// Holds the guest, reads what there is to read, and lets it go.
-    fn hold(
-        mut self,
-        pause: &dyn crate::source::Pause,
-        previous: &[[u8; 32]],
-        in_step: bool,
-    ) -> Result<Captured, CaptureError> {
-        self.staging.start(Start::WhenScanned);
-        let mut watch = Stopwatch::start();
-        let held = Held::take(pause).map_err(|error| self.failed(error))?;
-        let taken_at = SystemTime::now();
-        let mut split = PauseSplit { quiesce: watch.lap(), ..PauseSplit::default() };
-        if let Some(reason) = held.others_reason() {
-            let remark = format!("the guest stood still already ({reason}), and stays so");
-            self.ingest.observer.remark(&remark);
-        }
-        let read = self.read_held(previous, in_step, &mut split, &mut watch);
-        let released = held.release();
-        split.resume = watch.lap();
-        match (read, released) {
-            (Ok(vcpus), Ok(())) => Ok(self.captured(taken_at, vcpus, Some(split))),
-            (Err(first), Ok(()) | Err(SourceError::Disturbed)) => Err(first),
-            (Ok(_), Err(SourceError::Disturbed)) => Err(self.failed(SourceError::Disturbed)),
-            (_, Err(gone @ SourceError::Gone { .. })) => Err(self.failed(gone)),
-            (first, Err(error)) => Err(CaptureError::LeftHeld {
-                spec: self.source.spec(),
-                first: first.err().map(Box::new),
-                source: error,
-            }),
-        }
-    }
-
-    fn read_held(
-        &mut self,
-        previous: &[[u8; 32]],
-        in_step: bool,
-        split: &mut PauseSplit,
-        watch: &mut Stopwatch,
-    ) -> Result<Vec<Vcpu>, CaptureError> {
-        // The log is taken in any case, so that the next one begins here.
-        let dirty = match self.source.dirty_log().map(|log| log.take()).transpose() {
-            Ok(Some(dirty)) if in_step => dirty,
-            Ok(_) => Dirty::All,
-            Err(error) => return Err(self.failed(error)),
-        };
-        split.dirty = watch.lap();
-        self.scan(previous, &dirty, |_| {})?;
-        split.scan = watch.lap();
-        let vcpus = self.vcpus()?;
-        split.registers = watch.lap();
-        Ok(vcpus)
-    }
-
-    /// Compares the frames that may be dirty and queues what differs; `see` sees it first.
-    fn scan(
-        &mut self,
-        previous: &[[u8; 32]],
-        dirty: &Dirty,
-        mut see: impl FnMut(&Changes),
-    ) -> Result<(), CaptureError> {
-        let frames = match dirty {
-            Dirty::All => None,
-            Dirty::Frames(frames) => Some(self.numbers(frames)),
-        };
-        let mut scanner = Scanner::new(self.memory, previous, frames.as_deref());
-        for block in scan::blocks(self.memory.regions()) {
-            if self.ingest.interrupt.abandon() {
-                return Err(CaptureError::Abandoned);
-            }
-            let bytes: u64 = block.iter().map(Window::len).sum();
-            let changes = scanner.scan(&block);
-            changes.iter().for_each(&mut see);
-            self.scanned += bytes / PAGE_SIZE as u64;
-            self.waited += self.staging.push(changes).map_err(|_| CaptureError::Abandoned)?;
-            self.ingest.observer.scanned(bytes);
-        }
-        Ok(())
-    }
-
-    /// The numbers of frames that may be dirty, ascending.
-    fn numbers(&self, frames: &[Gfn]) -> Vec<u64> {
-        let mut numbers: Vec<u64> = frames.iter().filter_map(|gfn| self.layout.frame(*gfn)).collect();
-        numbers.sort_unstable();
-        numbers
-    }
-
-    fn vcpus(&self) -> Result<Vec<Vcpu>, CaptureError> {
-        let registers = self.source.registers();
-        registers.map_or(Ok(Vec::new()), |registers| registers.vcpus()).map_err(|error| self.failed(error))
-    }
-
-    fn failed(&self, error: SourceError) -> CaptureError {
-        CaptureError::source(self.source, error)
-    }
-
-    fn captured(self, taken_at: SystemTime, vcpus: Vec<Vcpu>, pause: Option<PauseSplit>) -> Captured {
-        Captured { taken_at, vcpus, pause, frames_scanned: self.scanned, staging_wait: self.waited }
-    }
-}
-
-/// Enters what was copied into a table of digests.
-pub(crate) fn note(changes: &Changes, table: &mut [[u8; 32]]) {
-    for change in changes.iter() {
-        let slot = usize::try_from(change.frame).ok().and_then(|frame| table.get_mut(frame));
-        if let Some(slot) = slot {
-            *slot = match change.content {
-                Content::Zero => varve_store::Digest::ZERO.0,
-                Content::Absent => varve_store::Digest::ABSENT.0,
-                Content::Page { digest, .. } => digest.0,
-            };
-        }
+impl Drop for GiveUp<'_> {
+    fn drop(&mut self) {
+        self.0.give_up();
     }
 }
 
 /// The archive's side: stores what is queued until nothing more comes.
 fn store_all(writer: &mut EpochWriter, staging: &Staging) -> Result<(), StoreError> {
-    while let Some(block) = staging.pop() {
-        let changes: Vec<FrameChange<'_>> = block.iter().flat_map(Changes::iter).collect();
-        let stored = changes.chunks(STORE_BATCH).try_for_each(|batch| writer.store(batch));
+    let _end = GiveUp(staging);
+    while let Some(batch) = staging.pop() {
+        let changes: Vec<FrameChange<'_>> = batch.iter().flat_map(Changes::iter).collect();
+        let stored = writer.store(&changes);
         drop(changes);
-        staging.release(block);
-        if let Err(error) = stored {
-            staging.give_up();
-            return Err(error);
-        }
+        staging.release(batch);
+        stored?;
     }
     Ok(())
-}
-
-struct Stopwatch(Instant);
-
-impl Stopwatch {
-    fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    /// The time since the start or the last lap.
-    fn lap(&mut self) -> Duration {
-        let now = Instant::now();
-        let lap = now.duration_since(self.0);
-        self.0 = now;
-        lap
-    }
-}
-
-fn bytes_of(memory: &dyn GuestMemory) -> u64 {
-    memory.regions().iter().map(|region| region.len).sum()
 }
 
 /// Nanoseconds since 1970-01-01 UTC.

@@ -6,157 +6,65 @@
 //! should somebody write to the page meanwhile (a device, or the guest itself before it is held), the archive still
 //! names exactly the bytes it stores.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
-use rayon::prelude::*;
-use varve_formats::{Gpa, PAGE_SIZE, Region, is_zero};
+use varve_formats::{Gpa, PAGE_SIZE, is_zero};
+use varve_store::Digest;
 use varve_store::hash::{Page, digest_pages};
-use varve_store::{Content, Digest, FrameChange};
 
+use super::changes::{Changes, Now};
 use super::holes::Holes;
+use super::window::{Window, windows};
 use crate::source::GuestMemory;
-
-/// Frames in a window: enough for the hash to find sixteen pages to do together among many zero ones.
-const WINDOW_FRAMES: u64 = 512;
-
-/// Windows scanned side by side before their changes are handed on, in frame order; the longest handed on is 32 MiB.
-const BLOCK_WINDOWS: usize = 16;
 
 /// Stands for pages in holes.
 static ZERO_PAGE: &Page = &[0; PAGE_SIZE];
 
-/// A run of frames that follow each other in guest memory and in number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Window {
-    /// Number of the first frame, counted through the regions in order.
-    first: u64,
-    start: Gpa,
-    frames: u64,
-}
-
-impl Window {
-    /// Length in bytes.
-    pub(crate) fn len(&self) -> u64 {
-        self.frames * PAGE_SIZE as u64
-    }
-
-    /// Those of `numbers`, which ascend, that are in the window.
-    fn of<'a>(&self, numbers: &'a [u64]) -> &'a [u64] {
-        let from = numbers.partition_point(|number| *number < self.first);
-        let to = numbers.partition_point(|number| *number < self.first + self.frames);
-        numbers.get(from..to).unwrap_or_default()
-    }
-
-    /// The indices of the frames that lie in `range` as a whole.
-    fn frames_within(&self, range: &Range<Gpa>) -> Range<usize> {
-        let into = |at: Gpa| at.offset_from(self.start).unwrap_or(0).min(self.len());
-        let (start, end) = (into(range.start).div_ceil(PAGE_SIZE as u64), into(range.end) / PAGE_SIZE as u64);
-        start as usize..end.max(start) as usize
-    }
-
-    fn end(&self) -> Gpa {
-        Gpa(self.start.0 + self.len())
-    }
-
-    fn at(&self, index: usize) -> Gpa {
-        Gpa(self.start.0 + (index * PAGE_SIZE) as u64)
-    }
-}
-
-/// What a frame holds now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Now {
-    Zero,
-    Absent,
-    /// The page with this index among the copies.
-    Page(usize),
-}
-
-/// The frames of a window that differ, with copies of their pages.
-#[derive(Debug, Default)]
-pub(crate) struct Changes {
-    frames: Vec<(u64, Now)>,
-    pages: Vec<Page>,
-    digests: Vec<Digest>,
-}
-
-impl Changes {
-    /// Bytes of the copies.
-    pub(crate) fn bytes(&self) -> usize {
-        self.pages.len() * PAGE_SIZE
-    }
-
-    /// The changes as the archive takes them, ascending by frame.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = FrameChange<'_>> {
-        self.frames.iter().filter_map(|(frame, now)| {
-            let content = match now {
-                Now::Zero => Content::Zero,
-                Now::Absent => Content::Absent,
-                Now::Page(index) => {
-                    Content::Page { digest: *self.digests.get(*index)?, bytes: self.pages.get(*index)? }
-                }
-            };
-            Some(FrameChange { frame: *frame, content })
-        })
-    }
-}
-
-/// Cuts the regions into blocks of windows.
-pub(crate) fn blocks(regions: &[Region]) -> impl Iterator<Item = Vec<Window>> {
-    let mut windows = windows(regions).peekable();
-    std::iter::from_fn(move || {
-        windows.peek()?;
-        Some(windows.by_ref().take(BLOCK_WINDOWS).collect())
-    })
-}
-
-fn windows(regions: &[Region]) -> impl Iterator<Item = Window> {
-    let bases = regions.iter().scan(0, |frames, region| {
-        let base = *frames;
-        *frames += region.len / PAGE_SIZE as u64;
-        Some((base, *region))
-    });
-    bases.flat_map(|(base, region)| {
-        let frames = region.len / PAGE_SIZE as u64;
-        (0..frames.div_ceil(WINDOW_FRAMES)).map(move |index| {
-            let into = index * WINDOW_FRAMES;
-            Window {
-                first: base + into,
-                start: Gpa(region.start.0 + into * PAGE_SIZE as u64),
-                frames: WINDOW_FRAMES.min(frames - into),
-            }
-        })
-    })
-}
-
 /// Compares memory with what it held before.
+#[derive(Clone, Copy)]
 pub(crate) struct Scanner<'a> {
-    memory: &'a dyn GuestMemory,
+    /// The memory.
+    pub(crate) memory: &'a dyn GuestMemory,
     /// The digest of each frame before.
-    previous: &'a [[u8; 32]],
+    pub(crate) previous: &'a [[u8; 32]],
     /// Numbers of the frames that may have changed, ascending; without it any may.
-    dirty: Option<&'a [u64]>,
-    holes: Holes,
+    pub(crate) dirty: Option<&'a [u64]>,
 }
 
-impl<'a> Scanner<'a> {
-    pub(crate) fn new(
-        memory: &'a dyn GuestMemory,
-        previous: &'a [[u8; 32]],
-        dirty: Option<&'a [u64]>,
-    ) -> Self {
-        Self { memory, previous, dirty, holes: Holes::default() }
+impl Scanner<'_> {
+    /// Scans all memory on all cores. What differs in a window goes to `take`, from several threads and only roughly in
+    /// ascending order, until that breaks off.
+    ///
+    /// The threads take one window after the other and never wait for each other: on a host whose cores are busy with
+    /// something else, a rendezvous for every few windows made a pause ten times as long.
+    pub(crate) fn run(&self, take: impl Fn(&Window, Changes) -> ControlFlow<()> + Sync) {
+        let feed = Mutex::new((windows(self.memory.regions()), Holes::default()));
+        let next = || {
+            let mut feed = feed.lock().unwrap_or_else(PoisonError::into_inner);
+            let (windows, holes) = &mut *feed;
+            let window = windows.next()?;
+            Some((window, holes.within(self.memory, window.start..window.end())))
+        };
+        let work = || {
+            while let Some((window, holes)) = next() {
+                if take(&window, self.scan(window, &holes)).is_break() {
+                    break;
+                }
+            }
+        };
+        let helpers = thread::available_parallelism().map_or(0, |cores| cores.get() - 1);
+        thread::scope(|scope| {
+            for _ in 0..helpers {
+                // Where no thread is to be had this one does it all.
+                let _ = thread::Builder::new().name("scan".to_owned()).spawn_scoped(scope, work);
+            }
+            work();
+        });
     }
 
-    /// Scans the windows side by side; the changes come in their order. The windows of all calls ascend.
-    pub(crate) fn scan(&mut self, windows: &[Window]) -> Vec<Changes> {
-        let holes =
-            windows.iter().flat_map(|window| self.holes.within(self.memory, window.start..window.end()));
-        let holes: Vec<Range<Gpa>> = holes.collect();
-        windows.par_iter().map(|window| self.scan_window(*window, &holes)).collect()
-    }
-
-    fn scan_window(&self, window: Window, holes: &[Range<Gpa>]) -> Changes {
+    fn scan(&self, window: Window, holes: &[Range<Gpa>]) -> Changes {
         let dirty = self.dirty.map(|numbers| window.of(numbers));
         if dirty.is_some_and(<[u64]>::is_empty) {
             return Changes::default();
@@ -174,7 +82,7 @@ struct Scan<'a> {
     previous: &'a [[u8; 32]],
     /// Numbers of the frames of the window that may have changed.
     dirty: Option<&'a [u64]>,
-    /// Holes, also those of other windows.
+    /// The holes in the window.
     holes: &'a [Range<Gpa>],
 }
 

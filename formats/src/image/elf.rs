@@ -3,7 +3,7 @@
 //! Each `PT_LOAD` segment holds guest physical memory from `p_paddr` on. Only its `p_filesz` bytes count: what a
 //! filtered dump left out was not captured, which is not the same as zero. A file with 0xffff (`PN_XNUM`) or more
 //! program headers has the true number in `sh_info` of section header 0 (`dump/dump.c`, `write_elf_section`). The
-//! CPUs are in notes: see [`qemu_note`](super::qemu_note).
+//! CPUs are in notes: see [`qemu_note`].
 //!
 //! goblin does the parsing, header by header; its whole-file `Elf::parse` would also read tables we do not need.
 

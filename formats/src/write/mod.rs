@@ -1,7 +1,7 @@
 //! Writers of memory images: what any tool of this field opens.
 //!
 //! One file per format, one line per format in [`WRITERS`]. A writer lays the file out; [`frames`] copies the
-//! memory in parallel, leaving holes for zero pages; [`create`] sees to it that a file either stands complete and
+//! memory in parallel, leaving holes for zero pages; [`create()`] sees to it that a file either stands complete and
 //! durable under its name or does not exist.
 
 mod create;

@@ -17,6 +17,9 @@ use crate::{Digest, PageId, StoreError};
 /// Changes handled in one go, which bounds the memory for copies of new pages (16 MiB).
 const SLICE: usize = 4096;
 
+/// Digests one thread looks up in the index in one go.
+const LOOK_UP: usize = 512;
+
 /// The content a frame was given in this epoch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stored {
@@ -138,8 +141,13 @@ impl Ingest {
         }
         wanted.sort_unstable();
         wanted.dedup();
-        let found = shared.database.get_many::<Pages>(&wanted)?;
-        Ok(wanted.into_iter().zip(found).filter_map(|(digest, id)| Some((digest, id?))).collect())
+        let look_up = |digests: &[Digest]| shared.database.get_many::<Pages>(digests);
+        let found = wanted.par_chunks(LOOK_UP).map(look_up).collect::<Result<Vec<_>, _>>()?;
+        Ok(wanted
+            .into_iter()
+            .zip(found.into_iter().flatten())
+            .filter_map(|(digest, id)| Some((digest, id?)))
+            .collect())
     }
 
     /// Puts a new page into the open pack; a pack that is full by that goes to `full`.
