@@ -6,7 +6,7 @@ use clap::{Args, builder::PossibleValuesParser};
 use serde::Serialize;
 use serde_json::json;
 use varve_analyze::{
-    Finding, Severity,
+    Finding, ScanFault, Severity,
     engine::EpochResult,
     policy::{MAX_POLICY_BYTES, Policy},
     scans::{self, SCANS, Scan},
@@ -91,17 +91,22 @@ impl Tally {
             self.incomplete_epochs.push(epoch);
         }
         match &result.scans {
-            Err(error) => fault(out, epoch, "all", "opening the epoch", &error.to_string())?,
+            Err(error) => {
+                let told = ("opening the epoch".to_owned(), error.to_string());
+                print_faults(out, epoch, std::iter::once(("all", told)))?;
+            }
             Ok(scans) => {
                 for scan in scans {
                     for finding in &scan.report.findings {
                         self.findings += 1;
                         print_finding(out, epoch, finding)?;
                     }
-                    for missed in &scan.report.faults {
-                        fault(out, epoch, scan.scan, &missed.what, &missed.reason.to_string())?;
-                    }
                 }
+                let faults = scans.iter().flat_map(|scan| {
+                    let told = |missed: &ScanFault| (missed.what.clone(), missed.reason.to_string());
+                    scan.report.faults.iter().map(move |missed| (scan.scan, told(missed)))
+                });
+                print_faults(out, epoch, faults)?;
                 if scans.iter().any(|scan| scan.report.is_bad(THRESHOLD)) {
                     self.bad_epochs.push(epoch);
                 }
@@ -202,12 +207,29 @@ fn severity(severity: Severity) -> &'static str {
     }
 }
 
-fn fault(out: &mut Output, epoch: u64, scan: &str, what: &str, reason: &str) -> Result<(), Failure> {
-    if out.is_json() {
-        let line = json!({"type": "fault", "epoch": epoch, "scan": scan, "what": what, "reason": reason});
-        out.line(&line)?;
-    } else {
-        out.text(&format!("epoch {epoch}  incomplete  {scan}: {what}: {reason}"))?;
+/// Prints what scans could not look at: what, and why. For a person, what several of them missed is one line.
+fn print_faults<'a>(
+    out: &mut Output,
+    epoch: u64,
+    faults: impl Iterator<Item = (&'a str, (String, String))>,
+) -> Result<(), Failure> {
+    let mut missed: Vec<((String, String), Vec<&str>)> = Vec::new();
+    for (scan, told) in faults {
+        if out.is_json() {
+            let (what, reason) = told;
+            let line = json!({"type": "fault", "epoch": epoch, "scan": scan, "what": what, "reason": reason});
+            out.line(&line)?;
+        } else if let Some((_, scans)) = missed.iter_mut().find(|(known, _)| *known == told) {
+            scans.push(scan);
+        } else {
+            missed.push((told, vec![scan]));
+        }
+    }
+    for ((what, reason), mut scans) in missed {
+        let times = scans.len();
+        scans.dedup();
+        let times = if times > scans.len() { format!(" ({times} times)") } else { String::new() };
+        out.text(&format!("epoch {epoch}  incomplete  {}: {what}: {reason}{times}", scans.join(", ")))?;
     }
     Ok(())
 }
