@@ -1,9 +1,11 @@
 //! Copies frames into a file: in parallel, in bounded memory, with holes for zeros.
 
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 
 use rayon::prelude::*;
+use rustix::fs::{Advice, fadvise};
 
 use super::{Progress, WriteError, Written};
 use crate::{Gpa, PAGE_SIZE, PhysicalMemory, Region, is_zero};
@@ -90,9 +92,18 @@ fn copy_window(
         }
     }
     write_run(out, window, buffer, data_start, window.len)?;
+    begin_writeback(out, window);
     // Missing frames were counted as zeros above, because that is what stands in the file.
     written.frames_zero = written.frames_zero.saturating_sub(written.frames_missing);
     Ok(written)
+}
+
+/// Has the operating system bring what was written to the disk while the next windows are copied, so that there is little
+/// left to wait for at the end. Linux begins to write dirty pages that are advised away, and keeps them until they are
+/// written (`mm/fadvise.c`).
+fn begin_writeback(out: &File, window: Window) {
+    // Only advice: without it the file is the same.
+    let _ = fadvise(out, window.offset, NonZeroU64::new(window.len as u64), Advice::DontNeed);
 }
 
 /// Reads what can be read of a window in which something faults; the rest becomes zeros and is counted.
