@@ -13,8 +13,9 @@ use varve_fixtures::{Guest, GuestConfig};
 
 use crate::support::{Archive, text};
 
-/// Kills in one run of the suite; `VARVE_KILLS` asks for another number.
-const KILLS: usize = 40;
+/// Kills of an import, and of a live capture, in one run of the suite; `VARVE_KILLS` asks for another number.
+const IMPORT_KILLS: usize = 40;
+const CAPTURE_KILLS: usize = 8;
 
 /// Image files of one import.
 const IMAGES: usize = 6;
@@ -24,7 +25,7 @@ const FRAMES: usize = 512;
 
 #[test]
 fn an_import_killed_at_any_moment_loses_no_acknowledged_epoch() {
-    let kills = std::env::var("VARVE_KILLS").map_or(KILLS, |text| text.parse().unwrap());
+    let kills = kills(IMPORT_KILLS);
     let archive = Archive::create();
     let images: Vec<PathBuf> = (0..IMAGES).map(|number| archive.beside(&format!("{number}.raw"))).collect();
     for (number, image) in images.iter().enumerate() {
@@ -63,7 +64,7 @@ fn a_capture_killed_at_any_moment_loses_no_acknowledged_epoch_and_the_guest_runs
     let archive = Archive::create();
     let source = format!("qemu:{}", text(&guest.qmp_socket()));
     let mut acknowledged = HashMap::new();
-    for _ in 0..8 {
+    for _ in 0..kills(CAPTURE_KILLS) {
         let mut child = archive.command();
         child.args(["--json", "capture", &source, "--interval", "50ms"]);
         acknowledged.extend(kill_after(&mut child, random(1500)));
@@ -108,6 +109,10 @@ fn a_live_epoch_is_the_guests_memory_bit_for_bit() {
             .expect_status(0);
         assert!(std::fs::read(&exported).unwrap() == std::fs::read(&copied).unwrap(), "bit for bit");
     }
+}
+
+fn kills(usual: usize) -> usize {
+    std::env::var("VARVE_KILLS").map_or(usual, |text| text.parse().unwrap())
 }
 
 /// Starts a command, kills it after `delay`, and gives the epochs it acknowledged, with their ids.
