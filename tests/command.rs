@@ -26,6 +26,18 @@ fn exit_statuses_tell_failures_apart() {
 }
 
 #[test]
+fn output_that_nobody_reads_is_not_a_verdict() {
+    let archive = Archive::create();
+    archive.run(&["import", text(&image(&archive, "a.raw", 1))]).expect_status(0);
+    for command in ["epochs", "sweep"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ran = archive.command().arg(command).stdout(writer).output().unwrap();
+        assert_eq!(ran.status.code(), Some(141), "{command}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+}
+
+#[test]
 fn an_archive_being_written_is_locked_for_writers_and_open_for_readers() {
     let archive = Archive::create();
     let file = image(&archive, "a.raw", 1);

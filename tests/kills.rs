@@ -80,37 +80,6 @@ fn a_capture_killed_at_any_moment_loses_no_acknowledged_epoch_and_the_guest_runs
     archive.run(&["check", "--read-data"]).expect_status(0);
 }
 
-#[test]
-fn a_live_epoch_is_the_guests_memory_bit_for_bit() {
-    let mut guest = Guest::boot(&GuestConfig::default()).unwrap();
-    guest.start_workload(8, 8).unwrap();
-    let archive = Archive::create();
-    let source = format!("qemu:{}", text(&guest.qmp_socket()));
-    for _ in 0..3 {
-        let (copied, exported) = (archive.beside("copied"), archive.beside("exported"));
-        // Paused by somebody else, the guest stays paused: so the copy is of the moment of the epoch.
-        let mut ran = None;
-        guest
-            .paused(|paused| {
-                ran = Some(archive.run(&["capture", &source, "--epochs", "1"]));
-                paused.memory().copy_to(&copied)
-            })
-            .unwrap()
-            .unwrap();
-        let ran = ran.unwrap();
-        ran.expect_status(0);
-        assert!(
-            ran.stderr.contains("paused"),
-            "a guest that stood still before is remarked on: {}",
-            ran.stderr
-        );
-        archive
-            .run(&["export", "latest", "--format", "raw", "--force", "-o", text(&exported)])
-            .expect_status(0);
-        assert!(std::fs::read(&exported).unwrap() == std::fs::read(&copied).unwrap(), "bit for bit");
-    }
-}
-
 fn kills(usual: usize) -> usize {
     std::env::var("VARVE_KILLS").map_or(usual, |text| text.parse().unwrap())
 }

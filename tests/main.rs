@@ -11,5 +11,6 @@
 mod command;
 mod guests;
 mod kills;
+mod live;
 mod support;
 mod tidy;

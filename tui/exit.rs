@@ -86,10 +86,11 @@ impl From<CaptureError> for Failure {
 }
 
 impl From<io::Error> for Failure {
-    /// A reader that closed its end (`varve … | head`) wanted no more: no complaint.
+    /// A reader that closed its end (`varve … | head`) wanted no more: no complaint, and no status that says that all was
+    /// looked at, but the one of a program that SIGPIPE ended.
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            std::process::exit(Status::Nothing as i32);
+            std::process::exit(128 + signal_hook::consts::SIGPIPE);
         }
         Self::new(format_args!("cannot write the result: {error}"))
     }
