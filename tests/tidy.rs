@@ -53,6 +53,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("fuzz", &["formats", "store", "capture", "analyze"]),
 ];
 
+/// The folders at the top of the tree.
+const FOLDERS: &[&str] = &[
+    "analyze", "benches", "capture", "docs", "fixtures", "formats", "fuzz", "scripts", "store", "tests",
+    "tui",
+];
+
 /// The crate that every other may use in its tests.
 const FIXTURES: &str = "fixtures";
 
@@ -305,6 +311,14 @@ fn broken_link(path: &str, text: &str) -> Vec<Complaint> {
                 found.push((number, format!("link to {link}, which does not exist")));
             }
         }
+        // What is quoted and begins like a path from the top of the tree.
+        for quoted in line.split('`').skip(1).step_by(2) {
+            let is_ours = quoted.split_once('/').is_some_and(|(folder, _)| FOLDERS.contains(&folder));
+            let is_path = quoted.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_-.".contains(&byte));
+            if is_ours && is_path && !Path::new(env!("CARGO_MANIFEST_DIR")).join(quoted).exists() {
+                found.push((number, format!("{quoted} does not exist")));
+            }
+        }
     }
     found
 }
@@ -373,6 +387,7 @@ fn every_rule_can_fail() {
         ),
         (dependency_direction, "extra/Cargo.toml", "[package]\n", 0),
         (broken_link, "docs/a.md", "[gone](gone.md)\n", 1),
+        (broken_link, "docs/a.md", "a file in `formats/src/gone.rs`\n", 1),
     ];
     for (number, (rule, path, text, line)) in samples.iter().enumerate() {
         let found: Vec<usize> = rule(path, text).into_iter().map(|(line, _)| line).collect();
