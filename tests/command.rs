@@ -1,6 +1,10 @@
 //! The command as scripts and people meet it: exit statuses, messages, JSON, and inputs that make no sense.
 
-use crate::support::{Archive, having, text};
+use std::io::{BufRead, Read};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{Archive, Ran, having, text};
 
 fn image(archive: &Archive, name: &str, fill: u8) -> std::path::PathBuf {
     let file = archive.beside(name);
@@ -139,6 +143,67 @@ fn a_misspelt_policy_is_an_error_before_anything_is_scanned() {
     let ran = archive.run(&["sweep", "--policy", text(&policy)]);
     ran.expect_status(1);
     assert!(ran.stderr.contains("denny"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_policy_that_is_not_used_and_a_scan_without_one_are_errors() {
+    let archive = Archive::create();
+    let policy = archive.beside("policy.toml");
+    std::fs::write(&policy, "[process]\ndeny = [\"xmrig\"]\n").unwrap();
+    archive.run(&["import", text(&image(&archive, "a.raw", 1))]).expect_status(0);
+    for arguments in [vec!["--scan", "process_policy"], vec!["--scan", "idt", "--policy", text(&policy)]] {
+        let ran = archive.run(&[vec!["scan"], arguments].concat());
+        ran.expect_status(2);
+        assert!(ran.stderr.contains("--policy"), "{}", ran.stderr);
+    }
+    for (arguments, judged) in [(vec![], false), (vec!["--policy", text(&policy)], true)] {
+        let lines = archive.json(&[vec!["scan"], arguments].concat(), 3);
+        let scans = lines.last().unwrap()["scans"].as_array().unwrap().clone();
+        assert_eq!(scans.contains(&"process_policy".into()), judged);
+    }
+}
+
+#[test]
+fn an_interrupted_import_does_not_look_complete() {
+    let archive = Archive::create();
+    let file = image(&archive, "a.raw", 1);
+    let mut import = vec!["--json", "import"];
+    import.resize(500, text(&file));
+    let mut command = archive.command();
+    command.args(&import).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut printed = String::new();
+    stdout.read_line(&mut printed).unwrap();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    stdout.read_to_string(&mut printed).unwrap();
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    ran.expect_status(1);
+    assert!(ran.stderr.contains("interrupted after"), "{}", ran.stderr);
+    assert!(printed.contains("\"complete\":false"), "{printed}");
+}
+
+#[test]
+fn an_export_replaces_files_only() {
+    let archive = Archive::create();
+    archive.run(&["import", text(&image(&archive, "a.raw", 1))]).expect_status(0);
+    let folder = archive.beside("folder");
+    std::fs::create_dir(&folder).unwrap();
+    for output in [text(&folder), "/dev/null"] {
+        let ran = archive.run(&["export", "0", "--format", "raw", "--force", "-o", output]);
+        ran.expect_status(1);
+        assert!(ran.stderr.contains("is not a file"), "{}", ran.stderr);
+    }
+    archive.run(&["export", "0", "--format", "raw", "-o", "-"]).expect_status(2);
+}
+
+#[test]
+fn memory_of_another_size_is_remarked_on() {
+    let archive = Archive::create();
+    let (file, short) = (image(&archive, "a.raw", 1), archive.beside("short.raw"));
+    std::fs::write(&short, vec![1; 16 * 4096]).unwrap();
+    let ran = archive.run(&["import", text(&file), text(&short)]);
+    assert!(ran.expect_status(0).stderr.contains("epoch 1 has 64.0 KiB of memory"), "{}", ran.stderr);
 }
 
 #[test]

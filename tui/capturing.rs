@@ -9,6 +9,7 @@ use std::{
 use serde::Serialize;
 use serde_json::json;
 use varve_capture::{Ended, EpochReport, Observer, PauseSplit, Summary};
+use varve_store::{Archive, EpochRecord};
 
 use crate::{
     commands::epochs::Row,
@@ -38,6 +39,8 @@ pub(crate) struct Reporter<'a> {
 struct State {
     out: Output,
     progress: Option<Progress>,
+    /// Bytes of guest memory in the epoch before.
+    latest: Option<u64>,
     /// Why the result could not be written.
     failed: Option<io::Error>,
 }
@@ -78,8 +81,11 @@ impl From<&PauseSplit> for Pause {
 }
 
 impl<'a> Reporter<'a> {
-    pub(crate) fn new(context: &'a Context<'a>) -> Self {
-        let state = State { out: context.output(), progress: None, failed: None };
+    /// Reports epochs of `vm`, which follow those in `archive`.
+    pub(crate) fn new(context: &'a Context<'a>, archive: &Archive, vm: &str) -> Self {
+        // A VM that cannot be read now is one the capture itself will speak of.
+        let latest = archive.epochs(vm).ok().and_then(|epochs| epochs.last().map(memory_bytes));
+        let state = State { out: context.output(), progress: None, latest, failed: None };
         Self { context, state: Mutex::new(state) }
     }
 
@@ -102,6 +108,12 @@ impl Observer for Reporter<'_> {
     fn committed(&self, report: &EpochReport) {
         let mut state = self.state();
         state.progress = None;
+        let now = memory_bytes(&report.record);
+        if let Some(before) = state.latest.filter(|before| *before != now) {
+            let (before, now) = (bytes(before), bytes(now));
+            self.context.remark(format_args!("epoch {} has {now} of memory, the one before {before}: is it the same VM, and the whole of it?", report.record.number));
+        }
+        state.latest = Some(now);
         if let Err(error) = state.out.epoch(report) {
             state.failed.get_or_insert(error);
         }
@@ -138,11 +150,18 @@ impl Output {
     }
 }
 
-/// Prints what a capture came to and turns its end into an exit status.
+/// Bytes of guest memory an epoch covers.
+fn memory_bytes(record: &EpochRecord) -> u64 {
+    record.regions.iter().map(|region| region.len).sum()
+}
+
+/// Prints what a capture came to and turns its end into an exit status. `complete` is whether all that was asked for
+/// came about, should there be no error.
 pub(crate) fn conclude(
     context: &Context<'_>,
     reporter: Reporter<'_>,
     ended: Ended,
+    complete: bool,
 ) -> Result<Status, Failure> {
     let state = reporter.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     drop(state.progress);
@@ -151,7 +170,7 @@ pub(crate) fn conclude(
         return Err(error.into());
     }
     if out.is_json() {
-        out.line(&summary(&ended.summary, ended.error.is_none()))?;
+        out.line(&summary(&ended.summary, complete && ended.error.is_none()))?;
         out.flush()?;
     } else if ended.summary.pauses.count() > 0 {
         context.remark(pauses(&ended.summary));

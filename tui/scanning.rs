@@ -20,6 +20,9 @@ use crate::{
 /// Findings below this are told and do not make an epoch bad.
 pub(crate) const THRESHOLD: Severity = Severity::Low;
 
+/// The scan that has nothing to say without a policy.
+const JUDGED_BY_POLICY: &str = "process_policy";
+
 /// Which scans to run, and what they judge by.
 #[derive(Args)]
 pub(crate) struct Selection {
@@ -37,20 +40,35 @@ pub(crate) fn help(examples: &str) -> String {
     for scan in SCANS {
         text.push_str(&format!("  {:<17}{}\n", scan.name, scan.summary));
     }
-    text + "\nA policy file:\n  [process]\n  deny = [\"xmrig\", \"nc*\"]\n\nExamples:\n" + examples
+    text + "\nA policy file:\n  [process]\n  deny = [\"xmrig\", \"nc*\"]     # or, to deny all others: allow = [\"systemd*\", \"sshd\", …]\n\nExamples:\n"
+        + examples
 }
 
 impl Selection {
-    /// The scans to run: the ones named, or all.
-    pub(crate) fn scans(&self) -> Vec<&'static Scan> {
-        match self.scans.as_slice() {
+    /// The scans to run and the policy: the scans that are named, or all that have something to judge by.
+    pub(crate) fn resolve(&self) -> Result<(Vec<&'static Scan>, Policy), Failure> {
+        let policy = self.policy()?;
+        let is_named = |name: &str| self.scans.iter().any(|scan| scan == name);
+        if is_named(JUDGED_BY_POLICY) && policy.process.is_empty() {
+            let missing = "has nothing to judge by: give it --policy FILE with a deny or an allow list";
+            return Err(Failure::usage(format_args!("{JUDGED_BY_POLICY} {missing}")));
+        }
+        if self.policy.is_some() && !self.scans.is_empty() && !is_named(JUDGED_BY_POLICY) {
+            let unused = "none of the scans named uses the policy: add --scan";
+            return Err(Failure::usage(format_args!("{unused} {JUDGED_BY_POLICY}, or leave --policy out")));
+        }
+        let scans = match self.scans.as_slice() {
+            [] if policy.process.is_empty() => {
+                SCANS.iter().filter(|scan| scan.name != JUDGED_BY_POLICY).collect()
+            }
             [] => SCANS.iter().collect(),
             named => named.iter().filter_map(|name| scans::named(name)).collect(),
-        }
+        };
+        Ok((scans, policy))
     }
 
     /// The policy from its file; one that allows everything without a file.
-    pub(crate) fn policy(&self) -> Result<Policy, Failure> {
+    fn policy(&self) -> Result<Policy, Failure> {
         let Some(path) = &self.policy else { return Ok(Policy::default()) };
         let failure = |reason: String| Failure::new(format_args!("policy {}: {reason}", path.display()));
         let file = File::open(path).map_err(|error| failure(error.to_string()))?;
@@ -114,6 +132,11 @@ impl Tally {
         }
         out.flush()?;
         Ok(())
+    }
+
+    /// How many epochs were looked at.
+    pub(crate) const fn epochs(&self) -> u64 {
+        self.epochs
     }
 
     /// Whether everything was looked at.
@@ -226,6 +249,7 @@ fn print_faults<'a>(
         }
     }
     for ((what, reason), mut scans) in missed {
+        let reason = reason.lines().map(str::trim).collect::<Vec<_>>().join("; ");
         let times = scans.len();
         scans.dedup();
         let times = if times > scans.len() { format!(" ({times} times)") } else { String::new() };

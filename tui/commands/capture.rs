@@ -32,21 +32,21 @@ pub(crate) struct Capture {
     #[arg(long, default_value = "10s", value_parser = duration)]
     interval: Duration,
     /// Stop after this many epochs
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     epochs: Option<u64>,
 }
 
 impl Capture {
     pub(crate) fn run(&self, context: &Context<'_>) -> Result<Status, Failure> {
         let vm = context.vm_to_write()?;
-        let source = source::open(&self.source).map_err(Failure::new)?;
         let archive = context.open_for_writing()?;
+        let source = source::open(&self.source).map_err(Failure::new)?;
         let interrupt = Interrupt::install()?;
-        let reporter = Reporter::new(context);
+        let reporter = Reporter::new(context, &archive, vm);
         let plan = Plan { interval: self.interval, epochs: self.epochs };
         let options = varve_capture::Options::default();
         let ended = varve_capture::capture(&*source, &archive, vm, &plan, &options, &interrupt, &reporter);
-        conclude(context, reporter, ended)
+        conclude(context, reporter, ended, true)
     }
 }
 
@@ -55,9 +55,9 @@ fn duration(text: &str) -> Result<Duration, String> {
     let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
     let parsed = units.iter().find_map(|(unit, milliseconds)| {
         let number: u64 = text.strip_suffix(unit)?.trim().parse().ok()?;
-        number.checked_mul(*milliseconds).map(Duration::from_millis)
+        number.checked_mul(*milliseconds).filter(|milliseconds| *milliseconds > 0).map(Duration::from_millis)
     });
-    parsed.ok_or_else(|| "give a whole number and a unit: 200ms, 10s, 5m, 1h".to_owned())
+    parsed.ok_or_else(|| "give a whole number from 1 and a unit: 200ms, 10s, 5m, 1h".to_owned())
 }
 
 #[cfg(test)]
@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
         assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
         assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
-        for wrong in ["10", "s", "1.5s", "-1s", "18446744073709551615h", "", "ten s"] {
+        for wrong in ["10", "0s", "s", "1.5s", "-1s", "18446744073709551615h", "", "ten s"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }
     }

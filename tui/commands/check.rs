@@ -74,14 +74,17 @@ fn print(out: &mut Output, report: &CheckReport) -> Result<(), Failure> {
             out.text(&format!("affected: {} epoch {}: {what}", epoch.vm, epoch.number))?;
         }
     }
+    let problems = report.problems.len() as u64 + report.problems_omitted;
     if out.is_json() {
+        let all_known = report.read_data || report.is_clean();
         out.line(&json!({
             "type": "summary", "clean": report.is_clean(), "read_data": report.read_data,
-            "problems": report.problems.len() as u64 + report.problems_omitted, "affected_epochs": report.affected.len(),
+            "problems": problems, "affected_epochs": all_known.then_some(report.affected.len()),
             "files": report.files, "packs": report.packs, "pages": report.pages, "epochs": report.epochs,
         }))?;
         return Ok(());
     }
+    let problems = count(problems, "problem");
     let looked = format!(
         "{}, {}, {}, {}",
         count(report.files, "file"),
@@ -89,14 +92,12 @@ fn print(out: &mut Output, report: &CheckReport) -> Result<(), Failure> {
         count(report.pages, "page"),
         count(report.epochs, "epoch")
     );
+    // A file that is damaged is known without reading; what is in it is not.
     let verdict = match (report.is_clean(), report.read_data) {
         (true, true) => "no damage".to_owned(),
         (true, false) => "no damage (pages were not read: --read-data does)".to_owned(),
-        (false, _) => format!(
-            "{}, {} affected",
-            count(report.problems.len() as u64 + report.problems_omitted, "problem"),
-            count(report.affected.len() as u64, "epoch")
-        ),
+        (false, true) => format!("{problems}, {} affected", count(report.affected.len() as u64, "epoch")),
+        (false, false) => format!("{problems}; --read-data tells all epochs that they reach"),
     };
     out.text(&format!("{looked}: {verdict}"))?;
     Ok(())

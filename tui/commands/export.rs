@@ -51,6 +51,11 @@ enum Format {
 
 impl Export {
     pub(crate) fn run(&self, context: &Context<'_>) -> Result<Status, Failure> {
+        if self.output.as_os_str() == "-" {
+            return Err(Failure::usage(
+                "an image cannot go to standard output: name a file, or ./- for one of that name",
+            ));
+        }
         let archive = context.open()?;
         let vm = context.vm(&archive)?;
         let epoch = context.epoch(&archive, &vm, &self.epoch)?;

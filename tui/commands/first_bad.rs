@@ -30,7 +30,7 @@ pub(crate) struct FirstBad {
 
 impl FirstBad {
     pub(crate) fn run(&self, context: &Context<'_>) -> Result<Status, Failure> {
-        let (scans, policy) = (self.selection.scans(), self.selection.policy()?);
+        let (scans, policy) = self.selection.resolve()?;
         let archive = context.open()?;
         let vm = context.vm(&archive)?;
         let epochs = context.range(&archive, &vm, self.range.as_deref())?;

@@ -28,9 +28,17 @@ impl Import {
         let vm = context.vm_to_write()?;
         let archive = context.open_for_writing()?;
         let interrupt = Interrupt::install()?;
-        let reporter = Reporter::new(context);
+        let reporter = Reporter::new(context, &archive, vm);
         let options = varve_capture::Options::default();
         let ended = varve_capture::import(&self.files, &archive, vm, &options, &interrupt, &reporter);
-        conclude(context, reporter, ended)
+        let (done, wanted) = (ended.summary.epochs, self.files.len() as u64);
+        let status = conclude(context, reporter, ended, done == wanted)?;
+        if done < wanted {
+            let file = self.files.get(done as usize).map_or(String::new(), |file| file.display().to_string());
+            return Err(Failure::new(format_args!(
+                "interrupted after {done} of {wanted} files: go on with {file}"
+            )));
+        }
+        Ok(status)
     }
 }

@@ -24,7 +24,7 @@ pub(crate) struct Scan {
 
 impl Scan {
     pub(crate) fn run(&self, context: &Context<'_>) -> Result<Status, Failure> {
-        let (scans, policy) = (self.selection.scans(), self.selection.policy()?);
+        let (scans, policy) = self.selection.resolve()?;
         let archive = context.open()?;
         let vm = context.vm(&archive)?;
         let epoch = context.epoch(&archive, &vm, &self.epoch)?;

@@ -10,6 +10,7 @@ use crate::{
     context::Context,
     exit::{Failure, Status},
     output::Table,
+    time::utc,
 };
 
 /// List what an epoch shows: processes, modules, mappings, symbols
@@ -45,6 +46,8 @@ impl Show {
         history.learn(epoch)?;
         let memory = history.memory(epoch)?;
         let guest = history.guest(&memory)?;
+        let taken_at = utc(memory.record().taken_at_ns);
+        context.remark(format_args!("{vm}, epoch {epoch}, taken {taken_at}"));
         let shown = (view.run)(&guest, &Filter { pid: self.pid }).map_err(Failure::new)?;
         let mut out = context.output();
         if out.is_json() {

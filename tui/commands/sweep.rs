@@ -25,13 +25,14 @@ pub(crate) struct Sweep {
 
 impl Sweep {
     pub(crate) fn run(&self, context: &Context<'_>) -> Result<Status, Failure> {
-        let (scans, policy) = (self.selection.scans(), self.selection.policy()?);
+        let (scans, policy) = self.selection.resolve()?;
         let archive = context.open()?;
         let vm = context.vm(&archive)?;
         let epochs = context.range(&archive, &vm, self.range.as_deref())?;
         let history = History::open(&archive, &vm)?;
         let interrupt = Interrupt::install()?;
-        let progress = context.progress(epochs.end - epochs.start, "epochs scanned");
+        let wanted = epochs.end - epochs.start;
+        let progress = context.progress(wanted, "epochs scanned");
         let mut out = context.output();
         let mut tally = Tally::default();
         let mut printed = Ok(());
@@ -45,10 +46,12 @@ impl Sweep {
         })?;
         printed?;
         drop(progress);
-        let status = tally.conclude(&mut out, &vm, &scans)?;
-        if interrupt.finish() {
-            return Err(Failure::new("interrupted: later epochs were not looked at"));
+        let looked_at = tally.epochs();
+        if looked_at < wanted {
+            let unknown =
+                format!("interrupted after {looked_at} of {wanted} epochs: nothing is said of the others");
+            return Err(Failure::new(unknown));
         }
-        Ok(status)
+        tally.conclude(&mut out, &vm, &scans)
     }
 }

@@ -31,6 +31,12 @@ pub enum CreateError<E> {
         /// The target.
         path: PathBuf,
     },
+    /// What stands there is a directory, a device or the like, which no file may replace.
+    #[error("{} is not a file: name one, or a new name", path.display())]
+    NotAFile {
+        /// The target.
+        path: PathBuf,
+    },
     /// The operating system refused.
     #[error("{}: cannot {doing}: {source}", path.display())]
     Io {
@@ -61,6 +67,9 @@ pub fn create<T, E>(
     write: impl FnOnce(&File) -> Result<T, E>,
 ) -> Result<T, CreateError<E>> {
     let failed = |doing| move |source| CreateError::Io { path: path.to_owned(), doing, source };
+    if path.metadata().is_ok_and(|there| !there.is_file()) {
+        return Err(CreateError::NotAFile { path: path.to_owned() });
+    }
     // Asked first, so that nobody waits for an export that cannot end well; `publish` decides.
     if existing == Existing::Refuse && path.symlink_metadata().is_ok() {
         return Err(CreateError::Exists { path: path.to_owned() });
