@@ -26,7 +26,7 @@ test: $(if $(CI),lint) ## every test: unit, property, and end to end on real gue
 bench: ## the benchmarks, each against a peer as a ratio in one run
 	@scripts/setup
 	@scripts/rocksdb
-	cargo bench --workspace
+	@scripts/bench
 
 lint: ## shellcheck, formatting, clippy, documentation, licences of dependencies
 	@scripts/setup build lint
