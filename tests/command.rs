@@ -1,10 +1,8 @@
 //! The command as scripts and people meet it: exit statuses, messages, JSON, and inputs that make no sense.
 
-use std::io::{BufRead, Read};
+use rustix::process::Signal;
 
-use rustix::process::{Pid, Signal, kill_process};
-
-use crate::support::{Archive, Ran, having, text};
+use crate::support::{Archive, having, text};
 
 fn image(archive: &Archive, name: &str, fill: u8) -> std::path::PathBuf {
     let file = archive.beside(name);
@@ -167,20 +165,12 @@ fn a_policy_that_is_not_used_and_a_scan_without_one_are_errors() {
 fn an_interrupted_import_does_not_look_complete() {
     let archive = Archive::create();
     let file = image(&archive, "a.raw", 1);
-    let mut import = vec!["--json", "import"];
+    let mut import = vec!["import"];
     import.resize(500, text(&file));
-    let mut command = archive.command();
-    command.args(&import).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
-    let mut printed = String::new();
-    stdout.read_line(&mut printed).unwrap();
-    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
-    stdout.read_to_string(&mut printed).unwrap();
-    let ran: Ran = child.wait_with_output().unwrap().into();
+    let (lines, ran) = archive.interrupted(&import, Signal::INT);
     ran.expect_status(1);
     assert!(ran.stderr.contains("interrupted after"), "{}", ran.stderr);
-    assert!(printed.contains("\"complete\":false"), "{printed}");
+    assert_eq!(lines.last().unwrap()["complete"], false);
 }
 
 #[test]

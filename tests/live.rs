@@ -1,15 +1,13 @@
 //! Live captures: the epoch is the guest's memory bit for bit, and Ctrl-C loses nothing and lets the guest go.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
-use std::process::Stdio;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use varve_fixtures::{Guest, GuestConfig};
 
-use crate::support::{Archive, Ran, having, text};
+use crate::support::{Archive, having, text};
 
 #[test]
 fn a_live_epoch_is_the_guests_memory_bit_for_bit() {
@@ -86,17 +84,7 @@ fn ctrl_c_ends_a_capture_after_the_epoch_in_hand_and_the_guest_runs_on() {
     let archive = Archive::create();
     let source = format!("qemu:{}", text(&guest.qmp_socket()));
     for (signal, interval) in [(Signal::INT, "50ms"), (Signal::TERM, "1h")] {
-        let mut command = archive.command();
-        command.args(["--json", "capture", &source, "--interval", interval]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut first = String::new();
-        stdout.read_line(&mut first).unwrap();
-        kill_process(Pid::from_child(&child), signal).unwrap();
-        let rest = stdout.lines().map(Result::unwrap);
-        let lines: Vec<Value> =
-            std::iter::once(first).chain(rest).map(|line| serde_json::from_str(&line).unwrap()).collect();
-        let ran: Ran = child.wait_with_output().unwrap().into();
+        let (lines, ran) = archive.interrupted(&["capture", &source, "--interval", interval], signal);
         ran.expect_status(0);
         let summary = lines.last().unwrap();
         assert_eq!((&summary["type"], &summary["complete"]), (&json!("summary"), &json!(true)));

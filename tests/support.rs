@@ -1,8 +1,10 @@
 //! Runs the `varve` command.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -59,6 +61,20 @@ impl Archive {
         let ran: Ran = self.command().arg("--json").args(arguments).output().unwrap().into();
         ran.expect_status(status);
         ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Runs the command with `--json`, sends it `signal` when it has printed a line, and gives all the lines it printed.
+    pub(crate) fn interrupted(&self, arguments: &[&str], signal: Signal) -> (Vec<Value>, Ran) {
+        let mut command = self.command();
+        command.arg("--json").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut printed = String::new();
+        stdout.read_line(&mut printed).unwrap();
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        stdout.read_to_string(&mut printed).unwrap();
+        let lines = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        (lines, child.wait_with_output().unwrap().into())
     }
 }
 
