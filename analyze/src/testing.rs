@@ -1,8 +1,10 @@
-//! Memory for unit tests: bytes and where they are, nothing more.
+//! For unit tests: memory, which is bytes and where they are, and members of structures.
 
 use std::collections::BTreeMap;
 
 use varve_formats::{Fault, Gpa, Gva, PAGE_SIZE, PhysicalMemory, Region, VirtualMemory};
+
+use crate::linux::layout::Field;
 
 /// Guest physical memory from 0 on.
 pub(crate) struct Flat {
@@ -66,4 +68,9 @@ impl VirtualMemory for Sparse {
         }
         Ok(())
     }
+}
+
+/// A member at `offset`, of `size` bytes.
+pub(crate) const fn field(offset: u64, size: u64) -> Field {
+    Field { offset, size }
 }

@@ -123,11 +123,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::Sparse;
-
-    const fn field(offset: u64, size: u64) -> Field {
-        Field { offset, size }
-    }
+    use crate::testing::{Sparse, field};
 
     /// `mod_tree_node { mod, node[2] of { parent, right, left } }`.
     const LAYOUT: TreeLayout = TreeLayout {

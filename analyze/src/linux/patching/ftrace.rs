@@ -200,11 +200,7 @@ impl DirectLayout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Sparse;
-
-    const fn field(offset: u64, size: u64) -> Field {
-        Field { offset, size }
-    }
+    use crate::testing::{Sparse, field};
 
     const DIRECT: DirectLayout = DirectLayout {
         size_bits: field(0, 8),

@@ -113,14 +113,10 @@ impl OptimizedLayout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Sparse;
+    use crate::testing::{Sparse, field};
 
     const TABLE: u64 = 0x1000;
     const AGGREGATE: Gva = Gva(0xffff_ffff_8100_2000);
-
-    const fn field(offset: u64, size: u64) -> Field {
-        Field { offset, size }
-    }
 
     const LAYOUT: KprobeLayout = KprobeLayout {
         hlist: field(0, 16),
