@@ -111,7 +111,7 @@ impl Archive {
         let directory = Directory::open(path)?;
         raise_file_limit();
         let (lock, database) = match access {
-            Access::Read => (None, open_beside_writer(&directory)?),
+            Access::Read => (None, Database::open_beside_writer(&directory.database())?),
             Access::Write => {
                 let lock = directory.lock()?;
                 (Some(lock), Database::open(&directory.database(), Mode::Write)?)
@@ -349,18 +349,6 @@ fn last_epoch(database: &Database, vm: VmNumber, access: Access) -> Result<Optio
         last => last?,
     };
     Ok(last.filter(|(number, _)| *number == vm).map(|(_, epoch)| epoch))
-}
-
-/// Opens for reading. A writer may replace files between our reading of their list and our opening of them, in which
-/// case the list is read again.
-fn open_beside_writer(directory: &Directory) -> Result<Database, StoreError> {
-    const ATTEMPTS: usize = 5;
-    for _ in 1..ATTEMPTS {
-        if let Ok(database) = Database::open(&directory.database(), Mode::Read) {
-            return Ok(database);
-        }
-    }
-    Database::open(&directory.database(), Mode::Read)
 }
 
 /// Every table file stays open, and an archive can have more of them than the usual soft limit of 1,024.

@@ -9,6 +9,7 @@ mod native;
 mod options;
 mod tidy;
 
+use std::fs;
 use std::path::Path;
 
 use rocksdb::{
@@ -43,6 +44,8 @@ pub(crate) enum Mode {
     Create,
     Write,
     Read,
+    /// Reading what damage has left: a table file that is missing or cut off does not keep the rest from being read.
+    Salvage,
 }
 
 impl Database {
@@ -52,7 +55,7 @@ impl Database {
         let columns = options::columns();
         let opened = match mode {
             Mode::Create | Mode::Write => DB::open_cf_descriptors(&options, path, columns),
-            Mode::Read => DB::open_cf_descriptors_read_only(&options, path, columns, false),
+            Mode::Read | Mode::Salvage => DB::open_cf_descriptors_read_only(&options, path, columns, false),
         };
         match opened {
             Ok(db) => Ok(Self { db }),
@@ -61,6 +64,28 @@ impl Database {
             }
             Err(source) => Err(StoreError::Database { doing: "opening the database", source }),
         }
+    }
+
+    /// Opens the columns at `path` for reading, which another process may be writing.
+    ///
+    /// That process may replace table files between our reading of their list and our opening of them. It writes the new
+    /// list before it deletes a file, so a file that is missing from an unchanged list is damage, and one that is
+    /// missing from a list that has changed meanwhile is not: then the list is read again.
+    pub(crate) fn open_beside_writer(path: &Path) -> Result<Self, StoreError> {
+        const ATTEMPTS: usize = 100;
+        for _ in 0..ATTEMPTS {
+            let list = file_list(path);
+            match Self::open(path, Mode::Read) {
+                Err(_) if list == file_list(path) => {}
+                Err(_) => continue,
+                opened => return opened,
+            }
+            let opened = Self::open(path, Mode::Salvage);
+            if list == file_list(path) {
+                return opened;
+            }
+        }
+        Self::open(path, Mode::Read)
     }
 
     /// The entry with `key`.
@@ -211,6 +236,13 @@ pub(crate) const COLUMNS: [&str; 8] = [
     epochs::Epochs::NAME,
     pins::Pins::NAME,
 ];
+
+/// The name and the length of RocksDB's list of table files, which only ever grows or is replaced by one of another name.
+fn file_list(path: &Path) -> Option<(String, u64)> {
+    let name = fs::read_to_string(path.join("CURRENT")).ok()?;
+    let length = fs::metadata(path.join(name.trim_end())).ok()?.len();
+    Some((name, length))
+}
 
 fn decode<C: Column>(
     key: &C::Key,

@@ -155,7 +155,7 @@ fn readers_open_while_a_writer_commits() {
     commit(&archive, "web1", RUNS, &model(0));
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            for n in 1..60 {
+            for n in 1..150 {
                 commit(&archive, "web1", RUNS, &model(n));
             }
         });

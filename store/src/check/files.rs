@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{Findings, Stage};
 use crate::archive::Shared;
-use crate::database::{Database, Mode, TableFile, table_files};
+use crate::database::{Database, TableFile, table_files};
 use crate::{Access, Place, StoreError};
 
 const BUFFER_BYTES: usize = 1 << 20;
@@ -75,7 +75,7 @@ fn compare_contents(shared: &Shared, file: &TableFile) -> Result<(), String> {
 fn list_again(shared: &Shared) -> Result<Vec<TableFile>, StoreError> {
     match shared.access {
         Access::Write => table_files(&shared.database),
-        Access::Read => table_files(&Database::open(&shared.database_path(), Mode::Read)?),
+        Access::Read => table_files(&Database::open_beside_writer(&shared.database_path())?),
     }
 }
 

@@ -21,8 +21,7 @@ pub(super) fn database(mode: Mode) -> Options {
     options.create_if_missing(mode == Mode::Create);
     options.create_missing_column_families(mode == Mode::Create);
     options.set_error_if_exists(mode == Mode::Create);
-    // A file that is missing or cut off must not keep the rest from being read; a writer stops at once.
-    options.set_paranoid_checks(mode != Mode::Read);
+    options.set_paranoid_checks(mode != Mode::Salvage);
     options.set_atomic_flush(true);
     // A reader's files stay open, so that a writer which compacts meanwhile cannot take them away.
     options.set_max_open_files(-1);
