@@ -1,7 +1,7 @@
 //! Looking for damage: what is broken, which epochs and frames that reaches, and that the rest is whole.
 //!
 //! Structure alone covers the table files (there, and of their size), the digests and index entries of every pack, the
-//! hash chain of the records, the page maps, the Merkle root of every epoch, and the pins. With data, every table file is compared
+//! hash chain of the records, the page maps, the Merkle root of every epoch, the domain states, and the pins. With data, every table file is compared
 //! with the checksum RocksDB recorded for it, and every page is decompressed and hashed again. A page is then tied to its
 //! digest, the digest to the root, the root to the record, and the record to all records after it.
 
@@ -184,6 +184,9 @@ impl Archive {
                 }
                 Place::Record(vm, epoch) => {
                     names.get(vm).map(|vm| format!("record of epoch {epoch} of {vm}"))
+                }
+                Place::State(vm, epoch) => {
+                    names.get(vm).map(|vm| format!("domain state of epoch {epoch} of {vm}"))
                 }
                 Place::Pin(vm, name) => names.get(vm).map(|vm| format!("pinned {name} of {vm}")),
                 _ => None,

@@ -3,6 +3,7 @@
 //! RocksDB is reached through these only. A column states how its keys and values look in bytes; `docs/archive-format.md`
 //! shows the same in one place, and a test in each file holds the bytes still.
 
+pub(crate) mod blob;
 pub(crate) mod digests;
 pub(crate) mod epochs;
 pub(crate) mod manifests;
@@ -10,6 +11,7 @@ pub(crate) mod meta;
 pub(crate) mod packs;
 pub(crate) mod pages;
 pub(crate) mod pins;
+pub(crate) mod states;
 pub(crate) mod vms;
 
 use crate::Place;

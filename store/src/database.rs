@@ -16,7 +16,7 @@ use rocksdb::{
     DB, DBPinnableSlice, Direction, ErrorKind, IteratorMode, ReadOptions, WriteBatch, WriteOptions,
 };
 
-use crate::columns::{Column, digests, epochs, manifests, meta, packs, pages, pins, vms};
+use crate::columns::{Column, digests, epochs, manifests, meta, packs, pages, pins, states, vms};
 use crate::{Place, StoreError};
 
 pub(crate) use native::{TableFile, table_files};
@@ -226,7 +226,7 @@ impl Drop for Database {
 }
 
 /// The names of all columns.
-pub(crate) const COLUMNS: [&str; 8] = [
+pub(crate) const COLUMNS: [&str; 9] = [
     meta::Meta::NAME,
     vms::Vms::NAME,
     pages::Pages::NAME,
@@ -235,6 +235,7 @@ pub(crate) const COLUMNS: [&str; 8] = [
     manifests::Manifests::NAME,
     epochs::Epochs::NAME,
     pins::Pins::NAME,
+    states::States::NAME,
 ];
 
 /// The name and the length of RocksDB's list of table files, which only ever grows or is replaced by one of another name.

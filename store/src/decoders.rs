@@ -9,6 +9,7 @@ use crate::columns::manifests::{Manifest, Manifests};
 use crate::columns::meta::Meta;
 use crate::columns::packs::Packs;
 use crate::columns::pins::Pins;
+use crate::columns::states::States;
 use crate::columns::vms::Vms;
 use crate::frames::PageMap;
 
@@ -38,9 +39,10 @@ pub fn record(bytes: &[u8]) -> bool {
     true
 }
 
-/// Settings, VM numbers, pins.
+/// Settings, VM numbers, pins, domain states.
 pub fn small(bytes: &[u8]) -> bool {
     Meta::decode(&String::new(), bytes).is_ok()
         || Vms::decode(&String::new(), bytes).is_ok()
         || Pins::decode(&(1, String::new()), bytes).is_ok()
+        || States::decode(&(1, 0), bytes).is_ok()
 }

@@ -171,6 +171,8 @@ pub enum Place {
     Manifest(u32, u64),
     /// The record of an epoch: internal number of the VM, number of the epoch.
     Record(u32, u64),
+    /// The domain's state at an epoch: internal number of the VM, number of the epoch.
+    State(u32, u64),
     /// A pinned blob: internal number of the VM, name.
     Pin(u32, String),
     /// A file below the archive's directory.
@@ -189,6 +191,7 @@ impl fmt::Display for Place {
             Self::Index(digest) => write!(f, "index entry of page {digest}"),
             Self::Manifest(vm, epoch) => write!(f, "page map of epoch {epoch} (VM number {vm})"),
             Self::Record(vm, epoch) => write!(f, "record of epoch {epoch} (VM number {vm})"),
+            Self::State(vm, epoch) => write!(f, "domain state of epoch {epoch} (VM number {vm})"),
             Self::Pin(vm, name) => write!(f, "pinned {name} (VM number {vm})"),
             Self::File(name) => write!(f, "file {name}"),
             Self::Column(name) => write!(f, "column {name}"),

@@ -8,10 +8,11 @@ use crate::archive::Shared;
 use crate::columns::epochs::Epochs;
 use crate::columns::manifests::{Manifest, Manifests};
 use crate::columns::packs::Pack;
+use crate::columns::states::States;
 use crate::columns::{Column, EpochKey};
 use crate::frames::{FrameLayout, PageMap};
 use crate::record::EpochRecord;
-use crate::{PageId, Place, StoreError};
+use crate::{Digest, PageId, Place, StoreError};
 
 /// An epoch: its record, and its memory to read from.
 ///
@@ -19,6 +20,7 @@ use crate::{PageId, Place, StoreError};
 #[derive(Clone)]
 pub struct EpochMemory {
     shared: Arc<Shared>,
+    key: EpochKey,
     record: Arc<EpochRecord>,
     layout: Arc<FrameLayout>,
     map: PageMap,
@@ -32,6 +34,7 @@ impl EpochMemory {
         let (map, depth) = load_map(shared, key, layout.frames())?;
         Ok(Self {
             shared: Arc::clone(shared),
+            key,
             record: Arc::new(record),
             layout: Arc::new(layout),
             map,
@@ -51,6 +54,7 @@ impl EpochMemory {
         apply(&manifest, key, usize::from(self.depth) + 1, &mut map, last_pack)?;
         Ok(Self {
             shared: Arc::clone(&self.shared),
+            key,
             record: Arc::new(record),
             layout: Arc::clone(&self.layout),
             map,
@@ -66,6 +70,19 @@ impl EpochMemory {
     /// Registers at the checkpoint.
     pub fn vcpus(&self) -> &[Vcpu] {
         &self.record.vcpus
+    }
+
+    /// The domain's state that is not in its memory, as the source gave it; `None` when it gave none.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when it is damaged, missing, or not the one the record names.
+    pub fn state(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(digest) = self.record.state else { return Ok(None) };
+        let state = self.shared.database.require::<States>(&self.key)?;
+        match Digest(*blake3::hash(&state).as_bytes()) == digest {
+            true => Ok(Some(state)),
+            false => Err(StoreError::corrupt(States::place(&self.key), "it is not the one the record names")),
+        }
     }
 
     /// The numbering of the frames.

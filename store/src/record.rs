@@ -4,6 +4,7 @@ use std::fmt;
 
 use varve_formats::{Region, Vcpu};
 
+use crate::columns::{blob, epochs};
 use crate::{Digest, StoreError};
 
 /// The identity of an epoch: the BLAKE3 hash of its record, which holds the identity of the epoch before.
@@ -57,6 +58,11 @@ pub struct EpochRecord {
     pub root: Digest,
     /// Registers at the checkpoint.
     pub vcpus: Vec<Vcpu>,
+    /// Frames that devices still wrote to when they had been copied as often as they may be: each holds bytes of the
+    /// checkpoint or of a moment after it, or some of both.
+    pub residue: Vec<Region>,
+    /// The BLAKE3 hash of the domain's state, if that is kept ([`crate::EpochMemory::state`]).
+    pub state: Option<Digest>,
     /// Whether a guest can be started from this epoch.
     pub restorable: bool,
 }
@@ -70,6 +76,10 @@ pub struct EpochMeta {
     pub source: String,
     /// Registers at the checkpoint.
     pub vcpus: Vec<Vcpu>,
+    /// Frames that could not be copied as they were at the checkpoint; at most 65,536 runs, multiples of a page.
+    pub residue: Vec<Region>,
+    /// The domain's state that is not in its memory; at most 64 MiB.
+    pub state: Option<Vec<u8>>,
     /// Whether a guest can be started from this epoch.
     pub restorable: bool,
 }
@@ -77,10 +87,15 @@ pub struct EpochMeta {
 impl EpochMeta {
     /// Refuses what no record can hold, before anything is written.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
-        let limit = crate::columns::epochs::MAX_SOURCE_LEN;
-        match self.source.len() > limit {
-            true => Err(StoreError::TooLarge { what: "the source description", limit: limit as u64 }),
-            false => Ok(()),
+        let state_len = self.state.as_ref().map_or(0, Vec::len);
+        let sizes = [
+            ("the source description", self.source.len(), epochs::MAX_SOURCE_LEN),
+            ("the list of frames that were not quiet", self.residue.len(), epochs::MAX_RESIDUE),
+            ("the state of the domain", state_len, blob::MAX_LEN),
+        ];
+        match sizes.iter().find(|(_, size, limit)| size > limit) {
+            Some((what, _, limit)) => Err(StoreError::TooLarge { what, limit: *limit as u64 }),
+            None => Ok(()),
         }
     }
 }

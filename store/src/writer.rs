@@ -11,6 +11,7 @@ use crate::columns::VmNumber;
 use crate::columns::digests::Digests;
 use crate::columns::epochs::{self, Epochs};
 use crate::columns::manifests::{MAX_DEPTH, Manifest, Manifests};
+use crate::columns::states::{self, States};
 use crate::columns::vms::{self, Vms, check_name};
 use crate::database::Batch;
 use crate::frames::{FrameLayout, FrameTable, PageMap};
@@ -149,9 +150,12 @@ impl EpochWriter {
                 Manifest::changes(depth, table.len(), changes.iter().map(|change| (change.frame, change.id)))
             }
         };
-        let (record, bytes) = self.record(meta, &table, changes.len() as u64)?;
         let key = (self.number, self.epoch);
         let database = &self.shared.database;
+        if let Some(state) = &meta.state {
+            database.put::<States>(&mut batch, &key, &states::encode(state)?)?;
+        }
+        let (record, bytes) = self.record(meta, &table, changes.len() as u64)?;
         database.put::<Manifests>(&mut batch, &key, &manifest.encode()?)?;
         database.put::<Epochs>(&mut batch, &key, &bytes)?;
         if self.epoch == 0 {
@@ -203,6 +207,8 @@ impl EpochWriter {
             bytes_stored: self.ingest.bytes_stored(),
             root: root::root(self.layout.regions(), table.digests()),
             vcpus: meta.vcpus,
+            residue: meta.residue,
+            state: meta.state.as_deref().map(|state| Digest(*blake3::hash(state).as_bytes())),
             restorable: meta.restorable,
         };
         let bytes = epochs::encode(&record)?;

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Frame, assert_epoch, commit, guest, meta, page, regions};
-use varve_formats::{Fault, Gfn, Gpa, PhysicalMemory, Vcpu};
+use varve_formats::{Fault, Gfn, Gpa, PhysicalMemory, Region, Vcpu};
 use varve_store::hash::digest_page;
 use varve_store::{Access, Archive, Content, Digest, EpochMeta, FrameChange, PageId, StoreError};
 
@@ -87,7 +87,15 @@ fn records_say_what_was_captured_and_form_a_chain() {
     let mut records = vec![commit(&archive, "web1", RUNS, &model)];
     let writer = archive.begin("web1", &regions(RUNS)).unwrap();
     assert_eq!((writer.number(), writer.layout().frames()), (1, 360));
-    let meta = EpochMeta { taken_at_ns: -5, source: "double".into(), vcpus: vcpus.clone(), restorable: true };
+    let residue = vec![Region { start: Gpa(0x3000), len: 0x1000 }];
+    let meta = EpochMeta {
+        taken_at_ns: -5,
+        source: "double".into(),
+        vcpus: vcpus.clone(),
+        residue: residue.clone(),
+        state: Some(b"vCPU contexts".repeat(9)),
+        restorable: true,
+    };
     records.push(writer.commit(meta).unwrap());
     assert_eq!(archive.epochs("web1").unwrap(), records);
     assert_eq!(archive.record("web1", 1).unwrap(), records[1]);
@@ -99,7 +107,11 @@ fn records_say_what_was_captured_and_form_a_chain() {
     assert_eq!((second.pages_changed, second.root), (0, first.root));
     assert_eq!(second.vm, "web1");
     assert!(second.committed_at_ns >= first.committed_at_ns);
-    assert_eq!(archive.epoch("web1", 1).unwrap().vcpus(), vcpus);
+    assert_eq!((first.state, &second.residue), (None, &residue));
+    let memory = archive.epoch("web1", 1).unwrap();
+    assert_eq!(memory.vcpus(), vcpus);
+    assert_eq!(memory.state().unwrap().unwrap(), b"vCPU contexts".repeat(9));
+    assert_eq!(archive.epoch("web1", 0).unwrap().state().unwrap(), None);
 }
 
 #[test]

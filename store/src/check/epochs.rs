@@ -112,6 +112,9 @@ impl<'a> Walk<'a> {
         };
         self.check_chain(&memory);
         self.check_root(&memory, last.as_ref());
+        if let Err(error) = memory.state() {
+            self.findings.add_error(Place::State(key.0, key.1), error);
+        }
         self.check_frames(&memory);
         self.last = Some(memory);
     }

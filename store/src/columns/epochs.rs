@@ -25,14 +25,16 @@
 //! section 1, vCPUs, there unless none: count u16, then of each: index u32; which of the optional registers follow u8 (bit 0 EFER,
 //! 1 GS base, 2 IDTR, 3 GDTR, 4 LSTAR); RIP, RSP, RFLAGS, CR0, CR3, CR4 u64 each; the optional ones in bit order, u64
 //! each, a table register with its limit u16 behind
+//! section 2, residue, there unless none: count u32, then start u64 and length u64 of each run of frames, in bytes
+//! section 3, state, there if the domain's state is kept: its BLAKE3 hash
 //! ```
 //!
 //! The id of a record is the BLAKE3 hash of these bytes, which hold the id of the record before: a hash chain. A
-//! section with another tag is refused (room for device state and signatures).
+//! section with another tag is refused (room for signatures).
 
 mod vcpus;
 
-use varve_formats::{Gpa, Region};
+use varve_formats::{Gpa, PAGE_SIZE, Region};
 
 use super::{Column, EpochKey, decode_epoch_key, epoch_key, expect_header};
 use crate::bytes::{Malformed, Put, Reader};
@@ -45,9 +47,14 @@ const MAGIC: &[u8; 4] = b"VEPR";
 const VERSION: u8 = 1;
 const RESTORABLE: u8 = 1 << 0;
 const SECTION_VCPUS: u16 = 1;
+const SECTION_RESIDUE: u16 = 2;
+const SECTION_STATE: u16 = 3;
 
 /// Longest source description, in bytes.
 pub(crate) const MAX_SOURCE_LEN: usize = 4096;
+
+/// Most runs of frames that were not quiet.
+pub(crate) const MAX_RESIDUE: usize = 1 << 16;
 
 /// (VM, epoch) to record.
 pub(crate) struct Epochs;
@@ -102,14 +109,52 @@ pub(crate) fn encode(record: &EpochRecord) -> Result<Vec<u8>, StoreError> {
         out.put(&region.start.0.to_le_bytes());
         out.put(&region.len.to_le_bytes());
     }
-    out.put(&u16::from(!record.vcpus.is_empty()).to_le_bytes());
+    let mut sections = Vec::new();
     if !record.vcpus.is_empty() {
-        let vcpus = vcpus::encode(&record.vcpus)?;
-        out.put(&SECTION_VCPUS.to_le_bytes());
-        out.put(&(vcpus.len() as u32).to_le_bytes());
-        out.put(&vcpus);
+        sections.push((SECTION_VCPUS, vcpus::encode(&record.vcpus)?));
+    }
+    if !record.residue.is_empty() {
+        sections.push((SECTION_RESIDUE, encode_residue(&record.residue)));
+    }
+    if let Some(state) = &record.state {
+        sections.push((SECTION_STATE, state.0.to_vec()));
+    }
+    out.put(&(sections.len() as u16).to_le_bytes());
+    for (tag, content) in sections {
+        out.put(&tag.to_le_bytes());
+        out.put(&(content.len() as u32).to_le_bytes());
+        out.put(&content);
     }
     Ok(out)
+}
+
+fn encode_residue(residue: &[Region]) -> Vec<u8> {
+    let mut out = (residue.len() as u32).to_le_bytes().to_vec();
+    for run in residue {
+        out.put(&run.start.0.to_le_bytes());
+        out.put(&run.len.to_le_bytes());
+    }
+    out
+}
+
+fn decode_residue(bytes: &[u8]) -> Result<Vec<Region>, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let count = reader.u32()? as usize;
+    if count == 0 || count > MAX_RESIDUE {
+        return Err(Malformed::new(format!(
+            "{count} runs of frames were not quiet (1 to {MAX_RESIDUE} are possible)"
+        )));
+    }
+    let runs = (0..count).map(|_| Ok(Region { start: Gpa(reader.u64()?), len: reader.u64()? }));
+    let runs = runs.collect::<Result<Vec<_>, Malformed>>()?;
+    reader.finish()?;
+    match runs
+        .iter()
+        .all(|run| run.len > 0 && (run.start.0 | run.len) % PAGE_SIZE as u64 == 0 && run.end().is_some())
+    {
+        true => Ok(runs),
+        false => Err(Malformed::new("the frames that were not quiet are no frames")),
+    }
 }
 
 /// The id of the record with these bytes.
@@ -142,6 +187,8 @@ fn decode(bytes: &[u8]) -> Result<EpochRecord, Malformed> {
         source: reader.long_text()?,
         regions: decode_regions(&mut reader)?,
         vcpus: Vec::new(),
+        residue: Vec::new(),
+        state: None,
     };
     if record.previous.is_some() != (record.number > 0) {
         return Err(Malformed::new("every record but the first names the one before"));
@@ -178,10 +225,19 @@ fn decode_sections(reader: &mut Reader<'_>, record: &mut EpochRecord) -> Result<
         previous = tag;
         match tag {
             SECTION_VCPUS => record.vcpus = vcpus::decode(content)?,
+            SECTION_RESIDUE => record.residue = decode_residue(content)?,
+            SECTION_STATE => record.state = Some(decode_digest(content)?),
             tag => return Err(Malformed::new(format!("section {tag} is unknown to this varve"))),
         }
     }
     Ok(())
+}
+
+fn decode_digest(bytes: &[u8]) -> Result<Digest, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let digest = Digest(reader.array()?);
+    reader.finish()?;
+    Ok(digest)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::columns::epochs::Epochs;
 use crate::columns::manifests::Manifests;
 use crate::columns::packs::Packs;
 use crate::columns::pages::Pages;
+use crate::columns::states::States;
 
 /// Epochs between two looks at the files.
 const INTERVAL: u64 = 16;
@@ -35,7 +36,7 @@ impl Database {
             return;
         }
         let Ok(files) = self.db.live_files() else { return };
-        for column in [Packs::NAME, Digests::NAME, Manifests::NAME, Epochs::NAME] {
+        for column in [Packs::NAME, Digests::NAME, Manifests::NAME, Epochs::NAME, States::NAME] {
             let of_column = files.iter().filter(|file| file.column_family_name == column);
             for (first, last) in runs(of_column.filter_map(Extent::of).collect()) {
                 self.merge(column, &first, &last);

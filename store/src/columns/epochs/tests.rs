@@ -36,6 +36,8 @@ prop_compose! {
         varve_version in "[0-9.]{0,20}",
         runs in proptest::collection::vec((0u64..9, 1u64..9), 1..5),
         vcpus in proptest::collection::vec(vcpu(), 0..4),
+        residue in proptest::collection::vec((0u64..9, 1u64..9), 0..4),
+        state in proptest::option::of(any::<[u8; 32]>()),
         restorable: bool,
     ) -> EpochRecord {
         let mut next = 0;
@@ -48,7 +50,8 @@ prop_compose! {
         EpochRecord {
             id: EpochId([0; 32]), previous: (number > 0).then_some(EpochId(id)), number, vm, source, varve_version, regions,
             taken_at_ns: times.0, committed_at_ns: times.1, pages, pages_zero, pages_changed, pages_stored, bytes_stored,
-            root: Digest(root), vcpus, restorable,
+            root: Digest(root), vcpus, restorable, state: state.map(Digest),
+            residue: residue.into_iter().map(|(start, frames)| Region { start: Gpa(start << 12), len: frames << 12 }).collect(),
         }
     }
 }
@@ -98,6 +101,8 @@ fn sample() -> EpochRecord {
             idtr: Some(TableRegister { base: 0x44, limit: 0x55 }),
             ..Vcpu::default()
         }],
+        residue: Vec::new(),
+        state: None,
         restorable: false,
     }
 }
