@@ -13,9 +13,11 @@ pub struct PauseSplit {
     pub quiesce: Duration,
     /// To learn which frames are dirty, where the source tells.
     pub dirty: Duration,
-    /// To compare its memory, and to copy what differs.
+    /// To copy the dirty frames until they were quiet.
+    pub copy: Duration,
+    /// To compare its memory, and to copy what differs, where it has to be compared while the guest is held.
     pub scan: Duration,
-    /// To read its registers.
+    /// To read its registers, and the state that is kept with them.
     pub registers: Duration,
     /// Until it ran again.
     pub resume: Duration,
@@ -24,7 +26,7 @@ pub struct PauseSplit {
 impl PauseSplit {
     /// All of it.
     pub fn total(&self) -> Duration {
-        self.quiesce + self.dirty + self.scan + self.registers + self.resume
+        self.quiesce + self.dirty + self.copy + self.scan + self.registers + self.resume
     }
 }
 

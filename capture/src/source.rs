@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use varve_formats::image::Image;
-use varve_formats::{Gpa, PhysicalMemory, Vcpu};
+use varve_formats::{Gfn, Gpa, PhysicalMemory, Vcpu};
 
 use crate::{SourceError, qemu};
 
@@ -55,6 +55,16 @@ pub trait Source: Sync {
 
     /// How to hold the guest still; `None` when what is captured does not change anyway.
     fn pause(&self) -> Option<&dyn Pause> {
+        None
+    }
+
+    /// How to let the guest suspend itself: its devices are then quiet, and it can be started from what is captured.
+    fn suspend(&self) -> Option<&dyn Pause> {
+        None
+    }
+
+    /// How to read the state that is not in memory.
+    fn state(&self) -> Option<&dyn State> {
         None
     }
 
@@ -131,13 +141,28 @@ pub trait Registers: Sync {
     fn vcpus(&self) -> Result<Vec<Vcpu>, SourceError>;
 }
 
-/// A guest that tells which frames it wrote to.
+/// A guest whose state beside memory and registers can be read: what is needed to start it again.
+pub trait State: Sync {
+    /// The state, in the encoding of the source. Called while the guest is held.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn state(&self) -> Result<Vec<u8>, SourceError>;
+}
+
+/// A guest that tells which frames were written to.
 pub trait DirtyLog: Sync {
-    /// The frames written to since the last call; everything at the first. Called while the guest is held.
+    /// The frames written to since the last call; everything at the first.
     ///
     /// # Errors
     /// [`SourceError`].
     fn take(&self) -> Result<Dirty, SourceError>;
+
+    /// The same, without beginning anew. A guest that is held still can have its memory written to: by its devices.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn peek(&self) -> Result<Dirty, SourceError>;
 }
 
 /// Frames that may have changed.
@@ -146,5 +171,5 @@ pub enum Dirty {
     /// Any of them.
     All,
     /// These, in ascending order.
-    Frames(Vec<varve_formats::Gfn>),
+    Frames(Vec<Gfn>),
 }

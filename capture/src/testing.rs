@@ -18,8 +18,10 @@ pub enum Step {
     Memory,
     /// Holding the guest still.
     Pause,
-    /// Reading the dirty log.
+    /// Taking the dirty log.
     DirtyLog,
+    /// Looking at the dirty log.
+    Peek,
     /// Reading registers.
     Registers,
     /// Letting the guest go.
@@ -42,6 +44,7 @@ pub struct Scripted {
 struct State {
     running: bool,
     script: Script,
+    device: Option<Script>,
     fail: Vec<(Step, u64)>,
     done: Vec<Step>,
     resumed_by_others: bool,
@@ -96,8 +99,14 @@ impl Scripted {
     pub fn new(regions: &[Region], script: Script) -> Self {
         let bytes = regions.iter().map(|region| region.len).sum::<u64>();
         let ram = Ram { bytes: vec![0; bytes as usize], regions: regions.to_vec(), ..Ram::default() };
-        let state =
-            State { running: true, script, fail: Vec::new(), done: Vec::new(), resumed_by_others: false };
+        let state = State {
+            running: true,
+            script,
+            device: None,
+            fail: Vec::new(),
+            done: Vec::new(),
+            resumed_by_others: false,
+        };
         Self {
             memory: Arc::new(Live { regions: regions.to_vec(), ram: Mutex::new(ram) }),
             state: Mutex::new(state),
@@ -109,6 +118,11 @@ impl Scripted {
     /// Makes the `nth` (from 0) `step` fail.
     pub fn fail(&self, step: Step, nth: u64) {
         self.state().fail.push((step, nth));
+    }
+
+    /// A device that writes to the guest's memory while it is held: before each look at the dirty log, the n-th from 0.
+    pub fn attach(&self, device: Script) {
+        self.state().device = Some(device);
     }
 
     /// Somebody else resumes the guest while it is held the next time.
@@ -226,10 +240,23 @@ impl Registers for Scripted {
 impl DirtyLog for Scripted {
     fn take(&self) -> Result<Dirty, SourceError> {
         self.step(Step::DirtyLog)?;
-        let mut dirty = std::mem::take(&mut self.memory.ram().dirty);
-        dirty.sort_unstable();
-        Ok(Dirty::Frames(dirty))
+        Ok(Dirty::Frames(sorted(std::mem::take(&mut self.memory.ram().dirty))))
     }
+
+    fn peek(&self) -> Result<Dirty, SourceError> {
+        let nth = self.step(Step::Peek)?;
+        let mut ram = self.memory.ram();
+        if let Some(device) = &mut self.state().device {
+            device(nth, &mut ram);
+        }
+        Ok(Dirty::Frames(sorted(ram.dirty.clone())))
+    }
+}
+
+fn sorted(mut frames: Vec<Gfn>) -> Vec<Gfn> {
+    frames.sort_unstable();
+    frames.dedup();
+    frames
 }
 
 /// Scans all of `memory` as for an epoch, and returns how many frames differ from `previous`.

@@ -7,8 +7,12 @@
 //! The first epoch of a run over a live guest copies everything that differs *before* the guest is held; held, only
 //! what changed meanwhile is copied. A page that was copied early and changed again is in the archive for nothing,
 //! until a later epoch holds it again.
+//!
+//! A source that tells which frames were written to is held only until those are copied ([`copies`]); the scan then
+//! compares the copies, while the guest runs.
 
 mod changes;
+mod copies;
 mod held;
 mod holes;
 mod run;
@@ -25,6 +29,7 @@ use crate::report::EpochReport;
 use crate::source::{GuestMemory, Source};
 use crate::{CaptureError, Interrupt, Observer, Options};
 use changes::Changes;
+use copies::Copies;
 use run::{Captured, Run};
 use staging::Staging;
 
@@ -45,6 +50,7 @@ pub(crate) struct History {
     in_step: bool,
     /// Whether everything was copied once before the guest was held.
     copied_ahead: bool,
+    copies: Copies,
 }
 
 impl Ingest<'_> {
@@ -69,8 +75,10 @@ impl Ingest<'_> {
         let record = writer.commit(EpochMeta {
             taken_at_ns: nanoseconds(taken_at.unwrap_or(captured.taken_at)),
             source: source.spec(),
-            vcpus: captured.vcpus,
-            restorable: false,
+            vcpus: captured.registers.vcpus,
+            residue: captured.residue,
+            state: captured.registers.state,
+            restorable: captured.restorable,
         })?;
         history.in_step = true;
         let report = EpochReport {

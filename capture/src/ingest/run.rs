@@ -5,25 +5,48 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use varve_formats::{Gfn, Vcpu};
+use varve_formats::{Gfn, PAGE_SIZE, Region, Vcpu};
 use varve_store::FrameLayout;
 
 use super::changes::Changes;
+use super::copies::Copies;
 use super::held::Held;
 use super::scan::Scanner;
 use super::staging::{Staging, Start};
 use super::{History, Ingest};
 use crate::report::PauseSplit;
-use crate::source::{Dirty, GuestMemory, Pause, Source};
+use crate::source::{Dirty, DirtyLog, GuestMemory, Pause, Source};
 use crate::{CaptureError, SourceError};
+
+/// How often what devices wrote to meanwhile is copied again before it is given up as residue.
+const SETTLE_ROUNDS: usize = 8;
 
 /// What was read of the source for an epoch.
 pub(crate) struct Captured {
     pub(crate) taken_at: SystemTime,
-    pub(crate) vcpus: Vec<Vcpu>,
+    pub(crate) registers: Registers,
+    /// Frames that were not quiet.
+    pub(crate) residue: Vec<Region>,
+    pub(crate) restorable: bool,
     pub(crate) pause: Option<PauseSplit>,
     pub(crate) frames_scanned: u64,
     pub(crate) staging_wait: Duration,
+}
+
+/// What a guest consists of beside its memory.
+#[derive(Default)]
+pub(crate) struct Registers {
+    pub(crate) vcpus: Vec<Vcpu>,
+    pub(crate) state: Option<Vec<u8>>,
+}
+
+/// What was read while the guest was held.
+struct Read {
+    registers: Registers,
+    /// Frames that were not quiet.
+    residue: Vec<Region>,
+    /// Whether there are copies that are still to be compared.
+    copied: bool,
 }
 
 /// Reads the source for one epoch.
@@ -57,26 +80,38 @@ impl<'a> Run<'a> {
         history: &mut History,
     ) -> Result<Captured, CaptureError> {
         let Some(pause) = self.source.pause() else {
-            let vcpus = self.vcpus()?;
-            self.scan(previous, &Dirty::All, |_| {})?;
-            return Ok(self.captured(SystemTime::now(), vcpus, None));
+            let registers = self.registers()?;
+            self.scan(self.memory, previous, &Dirty::All, |_| {})?;
+            return Ok(self.captured(SystemTime::now(), registers, None));
         };
-        if history.copied_ahead {
-            return self.hold(pause, previous, in_step);
+        let log = self.source.dirty_log();
+        // Without a log every epoch compares everything, so that a copy ahead serves the first only.
+        if history.copied_ahead && (in_step || log.is_none()) {
+            return self.hold(pause, previous, in_step, &mut history.copies);
         }
+        // The log is to tell what is written from here on.
+        log.map(|log| self.logged(log.take())).transpose()?;
         let ahead = Mutex::new(previous.to_vec());
         let enter = |changes: &Changes| {
             changes.enter(&mut ahead.lock().unwrap_or_else(PoisonError::into_inner));
         };
-        self.scan(previous, &Dirty::All, enter)?;
+        self.scan(self.memory, previous, &Dirty::All, enter)?;
         // What is copied from now on replaces what was copied so far.
         self.staging.drain().map_err(|_| CaptureError::Abandoned)?;
         history.copied_ahead = true;
-        self.hold(pause, &ahead.into_inner().unwrap_or_else(PoisonError::into_inner), false)
+        let ahead = ahead.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.hold(pause, &ahead, log.is_some(), &mut history.copies)
     }
 
-    /// Holds the guest, reads what there is to read, and lets it go.
-    fn hold(self, pause: &dyn Pause, previous: &[[u8; 32]], in_step: bool) -> Result<Captured, CaptureError> {
+    /// Holds the guest, reads what there is to read, and lets it go. `in_step`: the log tells the difference to
+    /// `previous`.
+    fn hold(
+        self,
+        pause: &dyn Pause,
+        previous: &[[u8; 32]],
+        in_step: bool,
+        copies: &mut Copies,
+    ) -> Result<Captured, CaptureError> {
         self.staging.start(Start::WhenScanned);
         let mut watch = Stopwatch::start();
         let held = Held::take(pause).map_err(|error| self.failed(error))?;
@@ -86,46 +121,96 @@ impl<'a> Run<'a> {
             let remark = format!("the guest stood still already ({reason}), and stays so");
             self.ingest.observer.remark(&remark);
         }
-        let read = self.read_held(previous, in_step, &mut split, &mut watch);
+        let read = self.read_held(previous, in_step, copies, &mut split, &mut watch);
         let released = held.release();
         split.resume = watch.lap();
-        match (read, released) {
-            (Ok(vcpus), Ok(())) => Ok(self.captured(taken_at, vcpus, Some(split))),
-            (Err(first), Ok(()) | Err(SourceError::Disturbed)) => Err(first),
-            (Ok(_), Err(SourceError::Disturbed)) => Err(self.failed(SourceError::Disturbed)),
-            (_, Err(gone @ SourceError::Gone { .. })) => Err(self.failed(gone)),
-            (first, Err(error)) => Err(CaptureError::LeftHeld {
-                spec: self.source.spec(),
-                first: first.err().map(Box::new),
-                source: error,
-            }),
+        let read = match (read, released) {
+            (Ok(read), Ok(())) => read,
+            (Err(first), Ok(()) | Err(SourceError::Disturbed)) => return Err(first),
+            (Ok(_), Err(SourceError::Disturbed)) => return Err(self.failed(SourceError::Disturbed)),
+            (_, Err(gone @ SourceError::Gone { .. })) => return Err(self.failed(gone)),
+            (first, Err(error)) => {
+                return Err(CaptureError::LeftHeld {
+                    spec: self.source.spec(),
+                    first: first.err().map(Box::new),
+                    source: error,
+                });
+            }
+        };
+        self.staging.start(Start::AtOnce);
+        if read.copied {
+            let frames = Dirty::Frames(copies.frames());
+            self.scan(&copies.as_memory(self.memory.regions()), previous, &frames, |_| {})?;
         }
+        Ok(Captured { residue: read.residue, ..self.captured(taken_at, read.registers, Some(split)) })
     }
 
     fn read_held(
         &self,
         previous: &[[u8; 32]],
         in_step: bool,
+        copies: &mut Copies,
         split: &mut PauseSplit,
         watch: &mut Stopwatch,
-    ) -> Result<Vec<Vcpu>, CaptureError> {
+    ) -> Result<Read, CaptureError> {
+        let log = self.source.dirty_log();
         // The log is taken in any case, so that the next one begins here.
-        let dirty = match self.source.dirty_log().map(|log| log.take()).transpose() {
-            Ok(Some(dirty)) if in_step => dirty,
-            Ok(_) => Dirty::All,
-            Err(error) => return Err(self.failed(error)),
-        };
+        let dirty = log.map(|log| self.logged(log.take())).transpose()?;
         split.dirty = watch.lap();
-        self.scan(previous, &dirty, |_| {})?;
+        let (mut residue, mut copied) = (Vec::new(), false);
+        match (log, dirty) {
+            (Some(log), Some(Dirty::Frames(frames))) if in_step && self.can_copy(&frames) => {
+                copied = true;
+                copies.take(self.memory, &frames);
+                residue = self.settle(log, copies)?;
+                split.copy = watch.lap();
+            }
+            (_, Some(dirty)) if in_step => self.scan(self.memory, previous, &dirty, |_| {})?,
+            _ => self.scan(self.memory, previous, &Dirty::All, |_| {})?,
+        }
         split.scan = watch.lap();
-        let vcpus = self.vcpus()?;
+        let registers = self.registers()?;
         split.registers = watch.lap();
-        Ok(vcpus)
+        Ok(Read { registers, residue, copied })
+    }
+
+    /// Whether copies of these frames take no more memory than may wait for the archive.
+    fn can_copy(&self, frames: &[Gfn]) -> bool {
+        frames.len() <= self.ingest.options.staging_bytes / PAGE_SIZE
+    }
+
+    /// Copies what devices write to until nothing changes; returns what did not come to rest.
+    fn settle(&self, log: &dyn DirtyLog, copies: &mut Copies) -> Result<Vec<Region>, CaptureError> {
+        for _ in 0..SETTLE_ROUNDS {
+            if self.written(log)?.is_empty() {
+                return Ok(Vec::new());
+            }
+            if let Dirty::Frames(frames) = self.logged(log.take())? {
+                copies.again(self.memory, &frames);
+            }
+        }
+        self.written(log).map(|frames| runs(&frames))
+    }
+
+    /// The frames written to since the log was taken.
+    fn written(&self, log: &dyn DirtyLog) -> Result<Vec<Gfn>, CaptureError> {
+        match self.logged(log.peek())? {
+            Dirty::Frames(frames) => Ok(frames),
+            Dirty::All => Err(self.failed(SourceError::Protocol {
+                doing: "reading the dirty log again".to_owned(),
+                reason: "it has lost what it knew".to_owned(),
+            })),
+        }
+    }
+
+    fn logged(&self, dirty: Result<Dirty, SourceError>) -> Result<Dirty, CaptureError> {
+        dirty.map_err(|error| self.failed(error))
     }
 
     /// Compares the frames that may be dirty and queues what differs; `see` sees it first.
     fn scan(
         &self,
+        memory: &dyn GuestMemory,
         previous: &[[u8; 32]],
         dirty: &Dirty,
         see: impl Fn(&Changes) + Sync,
@@ -135,7 +220,7 @@ impl<'a> Run<'a> {
             Dirty::Frames(frames) => Some(self.numbers(frames)),
         };
         let broken = Mutex::new(None);
-        let scanner = Scanner { memory: self.memory, previous, dirty: numbers.as_deref() };
+        let scanner = Scanner { memory, previous, dirty: numbers.as_deref() };
         scanner.run(|window, changes| {
             see(&changes);
             match self.queue(changes) {
@@ -171,19 +256,35 @@ impl<'a> Run<'a> {
         numbers
     }
 
-    fn vcpus(&self) -> Result<Vec<Vcpu>, CaptureError> {
-        let registers = self.source.registers();
-        registers.map_or(Ok(Vec::new()), |registers| registers.vcpus()).map_err(|error| self.failed(error))
+    fn registers(&self) -> Result<Registers, CaptureError> {
+        let vcpus = self.source.registers().map(|registers| registers.vcpus()).transpose();
+        let state = self.source.state().map(|state| state.state()).transpose();
+        let vcpus = vcpus.map_err(|error| self.failed(error))?.unwrap_or_default();
+        Ok(Registers { vcpus, state: state.map_err(|error| self.failed(error))? })
     }
 
     fn failed(&self, error: SourceError) -> CaptureError {
         CaptureError::source(self.source, error)
     }
 
-    fn captured(self, taken_at: SystemTime, vcpus: Vec<Vcpu>, pause: Option<PauseSplit>) -> Captured {
+    fn captured(self, taken_at: SystemTime, registers: Registers, pause: Option<PauseSplit>) -> Captured {
         let staging_wait = Duration::from_nanos(self.staging_wait_ns.into_inner());
-        Captured { taken_at, vcpus, pause, frames_scanned: self.frames_scanned.into_inner(), staging_wait }
+        let frames_scanned = self.frames_scanned.into_inner();
+        let (residue, restorable) = (Vec::new(), false);
+        Captured { taken_at, registers, residue, restorable, pause, frames_scanned, staging_wait }
     }
+}
+
+/// Frames, ascending, as runs.
+fn runs(frames: &[Gfn]) -> Vec<Region> {
+    let mut runs: Vec<Region> = Vec::new();
+    for at in frames.iter().filter_map(|gfn| gfn.gpa()) {
+        match runs.last_mut() {
+            Some(run) if run.end() == Some(at) => run.len += PAGE_SIZE as u64,
+            _ => runs.push(Region { start: at, len: PAGE_SIZE as u64 }),
+        }
+    }
+    runs
 }
 
 struct Stopwatch(Instant);

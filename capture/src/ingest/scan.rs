@@ -97,6 +97,9 @@ impl Scan<'_> {
     }
 
     fn run(&self) -> Changes {
+        if let Some(numbers) = self.dirty {
+            return self.run_dirty(numbers);
+        }
         let len = self.window.frames as usize * PAGE_SIZE;
         if let Some(bytes) = self.memory.slice(self.window.start, len) {
             let mut pages: Vec<Option<&Page>> = bytes.as_chunks().0.iter().map(Some).collect();
@@ -114,6 +117,24 @@ impl Scan<'_> {
             read.is_ok().then_some(&*page)
         });
         self.compare(&pages.collect::<Vec<_>>())
+    }
+
+    /// Reads no frame but the dirty ones.
+    fn run_dirty(&self, numbers: &[u64]) -> Changes {
+        let mut buffers = vec![*ZERO_PAGE; numbers.len()];
+        let mut pages: Vec<Option<&Page>> = vec![None; self.window.frames as usize];
+        for (number, buffer) in numbers.iter().zip(&mut buffers) {
+            let index = (number - self.window.first) as usize;
+            let at = self.window.at(index);
+            let page = match self.memory.slice(at, PAGE_SIZE).and_then(<[u8]>::first_chunk) {
+                Some(page) => Some(page),
+                None => self.memory.read(at, buffer).is_ok().then_some(&*buffer),
+            };
+            if let Some(slot) = pages.get_mut(index) {
+                *slot = page;
+            }
+        }
+        self.compare(&pages)
     }
 
     /// Compares the window's pages, `None` where there is none.

@@ -77,6 +77,50 @@ fn a_dirty_log_is_trusted_only_for_what_it_covers() {
 }
 
 #[test]
+fn what_a_device_writes_while_the_guest_is_held_is_copied_again() {
+    let scratch = scratch();
+    let mut guest = Scripted::new(&[region(0, 1_000)], one_frame_an_epoch());
+    guest.dirty_log = true;
+    // Every other look finds two frames written to, one of them copied already.
+    guest.attach(Box::new(|nth, ram| {
+        if nth % 2 == 0 {
+            ram.fill(Gfn(nth / 2), 0x40 + nth as u8);
+            ram.fill(Gfn(900), 0x80 + nth as u8);
+        }
+    }));
+    let seen = Memory::default();
+    let ended = take(&guest, &scratch.archive, 3, &seen);
+    assert!(ended.error.is_none(), "{:?}", ended.error);
+    for epoch in 0..3 {
+        let frames = scratch.frames(epoch);
+        for gfn in 0..=epoch {
+            assert_eq!(frames[gfn as usize], Some(0x40 + 2 * gfn as u8), "epoch {epoch}");
+        }
+        assert_eq!(frames[900], Some(0x80 + 2 * epoch as u8));
+    }
+    let reports = seen.reports.into_inner().unwrap();
+    assert!(reports.iter().all(|report| report.record.residue.is_empty()));
+    assert_eq!(reports[1].record.pages_changed, 2, "compared when the guest ran again");
+}
+
+#[test]
+fn what_does_not_come_to_rest_is_recorded() {
+    let scratch = scratch();
+    let mut guest = Scripted::new(&[region(0, 1_000)], one_frame_an_epoch());
+    guest.dirty_log = true;
+    guest.attach(Box::new(|nth, ram| {
+        ram.fill(Gfn(700), nth as u8);
+        ram.fill(Gfn(701), nth as u8);
+        ram.fill(Gfn(704), nth as u8);
+    }));
+    let ended = take(&guest, &scratch.archive, 2, &());
+    assert!(ended.error.is_none(), "{:?}", ended.error);
+    let record = scratch.archive.record(VM, 1).unwrap();
+    assert_eq!(record.residue, [region(700 << 12, 2), region(704 << 12, 1)]);
+    assert_eq!(scratch.frames(1)[..3], [Some(1), Some(2), Some(0)]);
+}
+
+#[test]
 fn frames_that_cannot_be_read_are_absent_and_come_back() {
     let scratch = scratch();
     let guest = Scripted::new(
