@@ -32,11 +32,11 @@ pub enum SourceError {
         /// Why not.
         reason: String,
     },
-    /// The other end broke the connection: the guest ended, or its hypervisor did.
-    #[error("the guest is gone: the connection ended during {doing}")]
+    /// The guest ended, or its hypervisor did.
+    #[error("the guest is gone: {how}")]
     Gone {
-        /// What was being asked for.
-        doing: String,
+        /// How that shows.
+        how: String,
     },
     /// No answer in time.
     #[error("no answer to {doing} within {} s", limit.as_secs_f32())]
@@ -79,6 +79,9 @@ pub enum SourceError {
     /// Somebody else let the guest run while we held it: what was read is not the memory of one moment.
     #[error("somebody else resumed the guest while it was held: the epoch would be torn")]
     Disturbed,
+    /// Frames came into the guest's memory that were not there when the epoch was begun.
+    #[error("the guest's memory was laid out anew during the epoch, which would lack a part of it")]
+    Relaid,
     /// The memory file.
     #[error(transparent)]
     Memory(#[from] FormatError),

@@ -8,7 +8,7 @@ use varve_formats::image::Image;
 use varve_formats::{FormatError, Vcpu};
 use varve_store::Archive;
 
-use crate::ingest::{History, Ingest, nanoseconds};
+use crate::ingest::{History, Ingest, Manner, nanoseconds};
 use crate::source::{GuestMemory, Registers, Source};
 use crate::{CaptureError, Ended, Interrupt, Observer, Options, SourceError};
 
@@ -99,7 +99,8 @@ fn import_one(
         let remark = format!("{} was written before what the last epoch holds was taken", file.display());
         ingest.observer.remark(&remark);
     }
-    ingest.epoch(&source, Some(taken_at), &mut History::default())
+    let manner = Manner { taken_at: Some(taken_at), ..Manner::default() };
+    ingest.epoch(&source, &manner, &mut History::default())
 }
 
 /// When the VM's last epoch was taken.

@@ -19,6 +19,7 @@ mod session;
 pub mod source;
 #[doc(hidden)]
 pub mod testing;
+mod xen;
 
 pub use error::SourceError;
 pub use histogram::Histogram;
@@ -26,7 +27,7 @@ pub use image::import;
 pub use observe::{Interrupt, Observer};
 pub use outcome::{CaptureError, Ended};
 pub use report::{EpochReport, PauseSplit, Summary};
-pub use session::{Plan, capture};
+pub use session::{Plan, Quiesce, capture};
 
 /// What can be tuned.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use varve_store::Archive;
 
-use crate::ingest::{History, Ingest};
+use crate::ingest::{History, Ingest, Manner};
 use crate::schedule::Schedule;
 use crate::source::Source;
 use crate::{CaptureError, Ended, Interrupt, Observer, Options, SourceError};
@@ -19,6 +19,30 @@ pub struct Plan {
     pub interval: Duration,
     /// How many; `None` until interrupted.
     pub epochs: Option<u64>,
+    /// How the guest is held.
+    pub quiesce: Quiesce,
+}
+
+impl Plan {
+    /// Epochs every `interval`, for which the guest is paused.
+    pub fn every(interval: Duration, epochs: Option<u64>) -> Self {
+        Self { interval, epochs, quiesce: Quiesce::default() }
+    }
+}
+
+/// How a guest is held for an epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quiesce {
+    /// For every so many epochs, beginning with the first, the guest suspends itself: 1 for each, 0 for none. For the
+    /// others it is paused, which is quicker, but no guest can be started from them.
+    pub suspend_every: u64,
+}
+
+impl Quiesce {
+    /// Whether the guest is to suspend itself for the n-th epoch, from 0.
+    fn suspends(self, nth: u64) -> bool {
+        self.suspend_every > 0 && nth.is_multiple_of(self.suspend_every)
+    }
 }
 
 /// Captures epochs of `source` as `vm` into the archive.
@@ -36,15 +60,25 @@ pub fn capture(
 ) -> Ended {
     let ingest = Ingest { archive, vm, options, interrupt, observer };
     let mut ended = Ended::default();
+    if plan.quiesce.suspend_every > 0 && source.suspend().is_none() {
+        let reason = "this guest does not suspend itself for others: its kernel lacks the drivers, has not started them yet, \
+                      or the source knows no way to ask it";
+        ended.fail(CaptureError::source(source, SourceError::Unsuitable { reason: reason.to_owned() }));
+        return ended;
+    }
     let mut history = History::default();
     let mut schedule = Schedule::new(plan.interval);
     let begun = Instant::now();
     while plan.epochs.is_none_or(|epochs| ended.summary.epochs < epochs) && !interrupt.finish() {
-        let taken = ingest.epoch(source, None, &mut history);
+        let suspend = plan.quiesce.suspends(ended.summary.epochs);
+        let taken = ingest.epoch(source, &Manner { suspend, taken_at: None }, &mut history);
         source.take_remarks().iter().for_each(|remark| observer.remark(remark));
         match taken {
             Ok(report) => ended.summary.add(&report),
-            Err(CaptureError::Source { source: error @ SourceError::Disturbed, .. }) => {
+            Err(CaptureError::Source {
+                source: error @ (SourceError::Disturbed | SourceError::Relaid),
+                ..
+            }) => {
                 ended.summary.epochs_dropped += 1;
                 observer.remark(&format!("epoch dropped: {error}"));
             }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use varve_formats::image::Image;
 use varve_formats::{Gfn, Gpa, PhysicalMemory, Vcpu};
 
-use crate::{SourceError, qemu};
+use crate::{SourceError, qemu, xen};
 
 /// Every kind of live source.
-pub static SOURCES: &[SourceKind] = &[qemu::KIND];
+pub static SOURCES: &[SourceKind] = &[qemu::KIND, xen::KIND];
 
 /// A kind of source that can be opened by its spec.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ mod memory;
 pub mod symbols;
 mod vcpu;
 pub mod write;
+pub mod xen;
 mod zero;
 
 pub use addr::{Gfn, Gpa, Gva, PAGE_SHIFT, PAGE_SIZE};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use clap::Args;
-use varve_capture::{Plan, source};
+use clap::{Args, ValueEnum};
+use varve_capture::{Plan, Quiesce, source};
 
 use crate::{
     capturing::{Reporter, conclude},
@@ -21,12 +21,13 @@ use crate::{
 Examples:
   varve -r /srv/varve --vm web1 capture qemu:/run/web1.qmp --interval 10s
   varve -r /srv/varve --vm web1 capture qemu:/run/web1.qmp --epochs 12 --interval 500ms
+  varve -r /srv/varve --vm web1 capture xen:web1 --interval 200ms --restore-point-every 50
 
 A guest under QEMU needs a monitor of its own for varve and memory in a shared file:
   -qmp unix:/run/web1.qmp,server=on,wait=off
   -object memory-backend-file,id=ram,size=1G,mem-path=/dev/shm/web1,share=on -machine memory-backend=ram")]
 pub(crate) struct Capture {
-    /// Where the guest is: qemu:SOCKET
+    /// Where the guest is: qemu:SOCKET, xen:DOMAIN
     source: String,
     /// Time from the start of one epoch to the start of the next, such as 200ms, 10s or 5m
     #[arg(long, default_value = "10s", value_parser = duration)]
@@ -34,6 +35,20 @@ pub(crate) struct Capture {
     /// Stop after this many epochs
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     epochs: Option<u64>,
+    /// How to hold the guest still: pause its vCPUs, or have its kernel suspend itself (slower, but a guest can be
+    /// started again from such an epoch)
+    #[arg(long, value_enum, default_value_t = Hold::Pause)]
+    quiesce: Hold,
+    /// Have the guest suspend itself for every K-th epoch, and pause it for the others
+    #[arg(long, value_name = "K", conflicts_with = "quiesce", value_parser = clap::value_parser!(u64).range(1..))]
+    restore_point_every: Option<u64>,
+}
+
+/// How a guest is held still.
+#[derive(Clone, Copy, ValueEnum)]
+enum Hold {
+    Pause,
+    Suspend,
 }
 
 impl Capture {
@@ -43,7 +58,13 @@ impl Capture {
         let source = source::open(&self.source).map_err(Failure::new)?;
         let interrupt = Interrupt::install()?;
         let reporter = Reporter::new(context, &archive, vm);
-        let plan = Plan { interval: self.interval, epochs: self.epochs };
+        let suspend_every = match (self.restore_point_every, self.quiesce) {
+            (Some(every), _) => every,
+            (None, Hold::Suspend) => 1,
+            (None, Hold::Pause) => 0,
+        };
+        let quiesce = Quiesce { suspend_every };
+        let plan = Plan { quiesce, ..Plan::every(self.interval, self.epochs) };
         let options = varve_capture::Options::default();
         let ended = varve_capture::capture(&*source, &archive, vm, &plan, &options, &interrupt, &reporter);
         conclude(context, reporter, ended, true)

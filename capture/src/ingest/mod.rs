@@ -42,38 +42,51 @@ pub(crate) struct Ingest<'a> {
     pub(crate) observer: &'a dyn Observer,
 }
 
+/// How an epoch is taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Manner {
+    /// Whether the guest is to suspend itself.
+    pub(crate) suspend: bool,
+    /// For memory that was taken at another time than now.
+    pub(crate) taken_at: Option<SystemTime>,
+}
+
 /// What a source and the epochs taken of it have been through.
 #[derive(Default)]
 pub(crate) struct History {
     /// Whether an epoch of this run is in the archive, and none was dropped since: the source's dirty log then tells
     /// the difference to the archive.
     in_step: bool,
+    /// The memory as it was laid out for the epoch before. The dirty log tells nothing of what was not in it.
+    memory: Option<Arc<dyn GuestMemory>>,
     /// Whether everything was copied once before the guest was held.
     copied_ahead: bool,
     copies: Copies,
 }
 
 impl Ingest<'_> {
-    /// Captures one epoch and commits it. `taken_at` is for memory that was taken at another time than now.
+    /// Captures one epoch and commits it.
     pub(crate) fn epoch(
         &self,
         source: &dyn Source,
-        taken_at: Option<SystemTime>,
+        manner: &Manner,
         history: &mut History,
     ) -> Result<EpochReport, CaptureError> {
         let begun = Instant::now();
         let in_step = std::mem::take(&mut history.in_step);
         let memory = source.memory().map_err(|error| CaptureError::source(source, error))?;
+        let known = history.memory.replace(Arc::clone(&memory));
+        let in_step = in_step && known.is_some_and(|known| Arc::ptr_eq(&known, &memory));
         let mut writer = self.archive.begin(self.vm, memory.regions())?;
         let bytes = memory.regions().iter().map(|region| region.len).sum();
         self.observer.epoch_begins(writer.number(), bytes);
-        let captured = self.capture(source, &*memory, &mut writer, in_step, history)?;
+        let captured = self.capture(source, &*memory, &mut writer, in_step, manner.suspend, history)?;
         if self.interrupt.abandon() {
             return Err(CaptureError::Abandoned);
         }
         let committing = Instant::now();
         let record = writer.commit(EpochMeta {
-            taken_at_ns: nanoseconds(taken_at.unwrap_or(captured.taken_at)),
+            taken_at_ns: nanoseconds(manner.taken_at.unwrap_or(captured.taken_at)),
             source: source.spec(),
             vcpus: captured.registers.vcpus,
             residue: captured.residue,
@@ -100,6 +113,7 @@ impl Ingest<'_> {
         memory: &dyn GuestMemory,
         writer: &mut EpochWriter,
         in_step: bool,
+        suspend: bool,
         history: &mut History,
     ) -> Result<Captured, CaptureError> {
         let staging = Staging::new(self.options.staging_bytes);
@@ -109,7 +123,7 @@ impl Ingest<'_> {
             let storing = scope.spawn(|| store_all(writer, &staging));
             let captured = {
                 let _end = GiveUp(&staging);
-                let captured = run.capture(previous.digests(), in_step, history);
+                let captured = run.capture(previous.digests(), in_step, suspend, history);
                 if captured.is_ok() {
                     staging.finish();
                 }

@@ -72,14 +72,16 @@ impl<'a> Run<'a> {
         Self { ingest, source, memory, layout, staging, frames_scanned, staging_wait_ns }
     }
 
-    /// Queues what differs from `previous`; of a live guest, while it is held.
+    /// Queues what differs from `previous`; of a live guest, while it is held or has suspended itself.
     pub(crate) fn capture(
         self,
         previous: &[[u8; 32]],
         in_step: bool,
+        suspend: bool,
         history: &mut History,
     ) -> Result<Captured, CaptureError> {
-        let Some(pause) = self.source.pause() else {
+        let pause = if suspend { self.source.suspend() } else { self.source.pause() };
+        let Some(pause) = pause else {
             let registers = self.registers()?;
             self.scan(self.memory, previous, &Dirty::All, |_| {})?;
             return Ok(self.captured(SystemTime::now(), registers, None));
@@ -87,7 +89,7 @@ impl<'a> Run<'a> {
         let log = self.source.dirty_log();
         // Without a log every epoch compares everything, so that a copy ahead serves the first only.
         if history.copied_ahead && (in_step || log.is_none()) {
-            return self.hold(pause, previous, in_step, &mut history.copies);
+            return self.hold(pause, suspend, previous, in_step, &mut history.copies);
         }
         // The log is to tell what is written from here on.
         log.map(|log| self.logged(log.take())).transpose()?;
@@ -100,7 +102,7 @@ impl<'a> Run<'a> {
         self.staging.drain().map_err(|_| CaptureError::Abandoned)?;
         history.copied_ahead = true;
         let ahead = ahead.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.hold(pause, &ahead, log.is_some(), &mut history.copies)
+        self.hold(pause, suspend, &ahead, log.is_some(), &mut history.copies)
     }
 
     /// Holds the guest, reads what there is to read, and lets it go. `in_step`: the log tells the difference to
@@ -108,6 +110,7 @@ impl<'a> Run<'a> {
     fn hold(
         self,
         pause: &dyn Pause,
+        suspend: bool,
         previous: &[[u8; 32]],
         in_step: bool,
         copies: &mut Copies,
@@ -121,6 +124,7 @@ impl<'a> Run<'a> {
             let remark = format!("the guest stood still already ({reason}), and stays so");
             self.ingest.observer.remark(&remark);
         }
+        let suspended = suspend && held.others_reason().is_none();
         let read = self.read_held(previous, in_step, copies, &mut split, &mut watch);
         let released = held.release();
         split.resume = watch.lap();
@@ -142,7 +146,9 @@ impl<'a> Run<'a> {
             let frames = Dirty::Frames(copies.frames());
             self.scan(&copies.as_memory(self.memory.regions()), previous, &frames, |_| {})?;
         }
-        Ok(Captured { residue: read.residue, ..self.captured(taken_at, read.registers, Some(split)) })
+        let restorable = suspended && read.registers.state.is_some();
+        let captured = self.captured(taken_at, read.registers, Some(split));
+        Ok(Captured { residue: read.residue, restorable, ..captured })
     }
 
     fn read_held(

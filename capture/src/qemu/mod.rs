@@ -197,7 +197,7 @@ impl Qemu {
     fn cont(&self, state: &mut State) -> Result<(), SourceError> {
         if state.qmp.execute("cont", json!({}), self.limits.switch).is_err() {
             state.qmp = Qmp::connect(&self.socket, self.limits.greeting).map_err(|error| match error {
-                SourceError::Absent { .. } => SourceError::Gone { doing: "cont".to_owned() },
+                SourceError::Absent { .. } => qmp::gone("cont"),
                 error => error,
             })?;
             state.qmp.execute("cont", json!({}), self.limits.switch)?;

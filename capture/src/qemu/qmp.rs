@@ -154,7 +154,7 @@ impl Qmp {
         self.stream.set_read_timeout(Some(left)).map_err(failed)?;
         let mut chunk = [0; READ_BYTES];
         match self.stream.read(&mut chunk) {
-            Ok(0) => Err(SourceError::Gone { doing: doing.to_owned() }),
+            Ok(0) => Err(gone(doing)),
             Ok(len) => {
                 self.received.extend_from_slice(chunk.get(..len).unwrap_or_default());
                 Ok(())
@@ -186,7 +186,12 @@ fn failure(doing: &str, limit: Duration, source: std::io::Error) -> SourceError 
     let doing = doing.to_owned();
     match source.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => SourceError::Timeout { doing, limit },
-        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => SourceError::Gone { doing },
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => gone(&doing),
         _ => SourceError::Io { doing, source },
     }
+}
+
+/// The connection ended during `doing`: the guest ended, or QEMU did.
+pub(super) fn gone(doing: &str) -> SourceError {
+    SourceError::Gone { how: format!("the connection ended during {doing}") }
 }

@@ -172,7 +172,7 @@ fn a_small_staging_limit_loses_nothing() {
             (0..20_000).for_each(|gfn| ram.fill(Gfn(gfn), (gfn % 250) as u8 + nth as u8 + 1))
         }),
     );
-    let plan = Plan { interval: Duration::ZERO, epochs: Some(2) };
+    let plan = Plan::every(Duration::ZERO, Some(2));
     let options = Options { staging_bytes: 1 };
     let ended = capture(&guest, &scratch.archive, VM, &plan, &options, &(), &());
     assert!(ended.error.is_none(), "{:?}", ended.error);
@@ -189,7 +189,7 @@ fn a_small_staging_limit_loses_nothing() {
 fn finish_ends_the_wait_for_the_next_epoch() {
     let scratch = scratch();
     let guest = Scripted::new(&[region(0, 10)], one_frame_an_epoch());
-    let plan = Plan { interval: Duration::from_secs(3600), epochs: None };
+    let plan = Plan::every(Duration::from_secs(3600), None);
     let ended = capture(&guest, &scratch.archive, VM, &plan, &Options::default(), &after(Finish(1)), &());
     assert!(ended.error.is_none());
     assert_eq!((ended.summary.epochs, scratch.epoch_count()), (1, 1));

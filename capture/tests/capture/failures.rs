@@ -83,7 +83,7 @@ fn the_first_failure_is_told_too() {
 #[test]
 fn an_epoch_given_up_leaves_nothing_and_the_guest_runs() {
     let scratch = scratch();
-    let plan = Plan { interval: Duration::ZERO, epochs: Some(5) };
+    let plan = Plan::every(Duration::ZERO, Some(5));
     let options = Options::default();
     let asked_in_an_epoch = 3;
     for times in 0..2 * asked_in_an_epoch {

@@ -99,7 +99,7 @@ impl Interrupt for After<Abandon> {
 
 /// Takes `epochs` epochs, one right after the other.
 pub(crate) fn take(source: &dyn Source, archive: &Archive, epochs: u64, observer: &dyn Observer) -> Ended {
-    let plan = Plan { interval: Duration::ZERO, epochs: Some(epochs) };
+    let plan = Plan::every(Duration::ZERO, Some(epochs));
     varve_capture::capture(source, archive, VM, &plan, &Options::default(), &(), observer)
 }
 

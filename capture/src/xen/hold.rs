@@ -1,0 +1,189 @@
+//! The two ways to hold a domain still: pausing its vCPUs, and having its kernel suspend itself.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::domain::{Domain, failed};
+use super::journal::{Holding, Journal};
+use super::sys::DomainInfo;
+use crate::SourceError;
+use crate::source::{Hold, Pause};
+
+/// How long a guest may take to notice that it is to suspend itself.
+const NOTICE: Duration = Duration::from_secs(10);
+
+/// How long it may take to be suspended from there on.
+const SUSPEND: Duration = Duration::from_secs(60);
+
+/// From one look at a guest that is suspending itself to the next.
+const LOOK: Duration = Duration::from_micros(200);
+
+/// Stops the vCPUs where they are.
+pub(super) struct Pausing {
+    pub(super) domain: Arc<Domain>,
+    pub(super) journal: Arc<Journal>,
+}
+
+impl Pause for Pausing {
+    fn pause(&self) -> Result<Hold, SourceError> {
+        if let Some(theirs) = stands_still(&self.domain.info()?) {
+            return Ok(theirs);
+        }
+        self.journal.holding(Holding::Paused)?;
+        match self.domain.control.pause(self.domain.id) {
+            Ok(()) => Ok(Hold::Ours),
+            Err(error) => {
+                let _ = self.journal.holding(Holding::Nothing);
+                Err(self.domain.failed("pausing the domain", error))
+            }
+        }
+    }
+
+    fn resume(&self, hold: &Hold) -> Result<(), SourceError> {
+        if *hold != Hold::Ours {
+            return stood_still(&self.domain.info()?);
+        }
+        let unpaused = self.domain.control.unpause(self.domain.id);
+        let Err(error) = unpaused else { return self.journal.holding(Holding::Nothing) };
+        // Xen refuses to unpause what is not paused.
+        let info = self.domain.info()?;
+        if info.paused {
+            return Err(failed("unpausing the domain", error));
+        }
+        self.journal.holding(Holding::Nothing)?;
+        Err(SourceError::Disturbed)
+    }
+}
+
+/// Has the guest suspend itself, and then tells it that nothing came of it.
+pub(super) struct Suspending {
+    pub(super) domain: Arc<Domain>,
+    pub(super) journal: Arc<Journal>,
+}
+
+impl Suspending {
+    /// Whether the guest's kernel has offered to suspend itself (`control/feature-suspend`, docs/misc/xenstore-paths).
+    pub(super) fn is_offered(domain: &Domain) -> bool {
+        matches!(domain.store.read(&domain.path("control/feature-suspend")), Ok(Some(value)) if value == "1")
+    }
+}
+
+impl Pause for Suspending {
+    fn pause(&self) -> Result<Hold, SourceError> {
+        if let Some(theirs) = stands_still(&self.domain.info()?) {
+            return Ok(theirs);
+        }
+        self.journal.holding(Holding::Suspended)?;
+        let suspended = request(&self.domain).and_then(|()| wait_until_suspended(&self.domain, SUSPEND));
+        match suspended {
+            Ok(()) => Ok(Hold::Ours),
+            Err(error) => {
+                let _ = take_back(&self.domain);
+                let _ = self.journal.holding(Holding::Nothing);
+                Err(error)
+            }
+        }
+    }
+
+    fn resume(&self, hold: &Hold) -> Result<(), SourceError> {
+        let info = self.domain.info()?;
+        if *hold != Hold::Ours {
+            return stood_still(&info);
+        }
+        if !info.suspended() {
+            self.journal.holding(Holding::Nothing)?;
+            return Err(SourceError::Disturbed);
+        }
+        resume(&self.domain)?;
+        self.journal.holding(Holding::Nothing)
+    }
+}
+
+/// Undoes what a process that died was doing to the domain; whether there was anything.
+pub(super) fn undo(domain: &Domain, holding: Holding) -> Result<bool, SourceError> {
+    match holding {
+        Holding::Nothing => Ok(false),
+        Holding::Paused if domain.info()?.paused => {
+            let unpaused = domain.control.unpause(domain.id);
+            unpaused.map_err(|error| domain.failed("unpausing the domain", error)).map(|()| true)
+        }
+        Holding::Paused => Ok(false),
+        Holding::Suspended => take_back(domain),
+    }
+}
+
+/// How a domain stands still that nobody of us holds.
+fn stands_still(info: &DomainInfo) -> Option<Hold> {
+    let reason = match info.shutdown {
+        None if info.paused => "paused".to_owned(),
+        None => return None,
+        Some(0) => "powered off".to_owned(),
+        Some(1) => "rebooting".to_owned(),
+        Some(2) => "suspended".to_owned(),
+        Some(3) => "crashed".to_owned(),
+        Some(code) => format!("shut down with code {code}"),
+    };
+    Some(Hold::Theirs(reason))
+}
+
+fn stood_still(info: &DomainInfo) -> Result<(), SourceError> {
+    stands_still(info).map(drop).ok_or(SourceError::Disturbed)
+}
+
+/// Asks the guest to suspend itself and waits until it has noticed: it empties the node.
+fn request(domain: &Domain) -> Result<(), SourceError> {
+    let doing = "asking the guest to suspend itself";
+    let node = domain.path("control/shutdown");
+    domain.store.write(&node, "suspend").map_err(|error| domain.failed(doing, error))?;
+    let since = Instant::now();
+    while domain.store.read(&node).map_err(|error| domain.failed(doing, error))?.as_deref() == Some("suspend")
+    {
+        if since.elapsed() > NOTICE {
+            return Err(SourceError::Timeout { doing: doing.to_owned(), limit: NOTICE });
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
+fn wait_until_suspended(domain: &Domain, limit: Duration) -> Result<(), SourceError> {
+    let since = Instant::now();
+    loop {
+        let info = domain.info()?;
+        if info.suspended() {
+            return Ok(());
+        }
+        if let Some(Hold::Theirs(reason)) = stands_still(&info).filter(|_| info.shutdown.is_some()) {
+            let doing = "asking the guest to suspend itself".to_owned();
+            return Err(SourceError::Refused { doing, reason: format!("it {reason} instead") });
+        }
+        if since.elapsed() > limit {
+            return Err(SourceError::Timeout { doing: "the guest's suspending itself".to_owned(), limit });
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// Takes the request back, or, when the guest has noticed it already, waits for it and lets the guest go on.
+fn take_back(domain: &Domain) -> Result<bool, SourceError> {
+    let node = domain.path("control/shutdown");
+    let error = |error| domain.failed("taking back the request to suspend", error);
+    if domain.store.read(&node).map_err(error)?.as_deref() == Some("suspend") {
+        domain.store.write(&node, "").map_err(error)?;
+    }
+    // It may have noticed just before, or long ago.
+    match wait_until_suspended(domain, NOTICE) {
+        Ok(()) => resume(domain).map(|()| true),
+        Err(SourceError::Timeout { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn resume(domain: &Domain) -> Result<(), SourceError> {
+    domain.control.resume(domain.id).map_err(|error| domain.failed("resuming the domain", error))?;
+    domain
+        .store
+        .resumed(domain.id)
+        .map_err(|error| failed("telling xenstore that the domain runs again", error))
+}

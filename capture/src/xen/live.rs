@@ -1,0 +1,181 @@
+//! The source.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use varve_formats::Vcpu;
+use varve_formats::xen::hvm_context;
+
+use super::domain::{Domain, failed};
+use super::hold::{Pausing, Suspending, undo};
+use super::journal::{Holding, Journal};
+use super::log::Log;
+use super::memory::DomainMemory;
+use super::sys::ForeignMemory;
+use crate::SourceError;
+use crate::source::{Dirty, DirtyLog, GuestMemory, Pause, Registers, Source};
+
+/// A live domain.
+pub(super) struct Xen {
+    domain: Arc<Domain>,
+    journal: Arc<Journal>,
+    foreign: Arc<ForeignMemory>,
+    pausing: Pausing,
+    /// There if the guest's kernel can suspend itself.
+    suspending: Option<Suspending>,
+    state: Mutex<State>,
+}
+
+struct State {
+    memory: Option<Arc<DomainMemory>>,
+    log: Log,
+    name: String,
+    remarks: Vec<String>,
+}
+
+impl Xen {
+    /// Finds the domain, undoes what a capture that was killed has left, and makes sure that it can be captured.
+    pub(super) fn open(wanted: &str) -> Result<Self, SourceError> {
+        let domain = Arc::new(Domain::find(wanted)?);
+        let (journal, left, logging) = Journal::take(&domain)?;
+        let journal = Arc::new(journal);
+        let mut remarks = Vec::new();
+        if undo(&domain, left)? {
+            remarks.push(format!(
+                "domain {} stood still since an earlier varve was killed: resumed",
+                domain.name
+            ));
+        }
+        journal.holding(Holding::Nothing)?;
+        if logging {
+            // Refused when that varve was killed just before it would have begun.
+            let _ = domain.control.log_dirty(domain.id, false);
+            journal.logging(false)?;
+        }
+        if !domain.info()?.hvm {
+            let reason = format!(
+                "domain {} is paravirtualised (PV), and Xen as Debian builds it cannot record what such a domain writes: \
+                 capture it with `xl remus` and the source xen-stream",
+                domain.name
+            );
+            return Err(SourceError::Unsuitable { reason });
+        }
+        let suspending = Suspending::is_offered(&domain)
+            .then(|| Suspending { domain: Arc::clone(&domain), journal: Arc::clone(&journal) });
+        let foreign =
+            ForeignMemory::open().map_err(|error| failed("opening the way to foreign memory", error))?;
+        Ok(Self {
+            pausing: Pausing { domain: Arc::clone(&domain), journal: Arc::clone(&journal) },
+            suspending,
+            foreign: Arc::new(foreign),
+            journal,
+            state: Mutex::new(State {
+                memory: None,
+                log: Log::default(),
+                name: domain.name.clone(),
+                remarks,
+            }),
+            domain,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere must not keep us from letting the guest go.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mapped(&self, state: &State) -> Result<Arc<DomainMemory>, SourceError> {
+        let unmapped = || SourceError::Protocol {
+            doing: "reading the dirty log".to_owned(),
+            reason: "the domain's memory is not mapped".to_owned(),
+        };
+        state.memory.clone().ok_or_else(unmapped)
+    }
+}
+
+impl Source for Xen {
+    fn spec(&self) -> String {
+        format!("xen:{}", self.domain.name)
+    }
+
+    fn memory(&self) -> Result<Arc<dyn GuestMemory>, SourceError> {
+        let mut state = self.state();
+        if let Some(now) = self.domain.current_name()?.filter(|now| *now != state.name) {
+            let remark = format!("domain {} was renamed from {:?} to {now:?}", self.domain.id, state.name);
+            state.remarks.push(remark);
+            state.name = now;
+        }
+        let pages = self.domain.info()?.pages;
+        if let Some(memory) = &state.memory {
+            if memory.pages == pages {
+                return Ok(memory.clone());
+            }
+            let change =
+                format!("the domain owned {} pages and now owns {pages}: mapping it anew", memory.pages);
+            state.remarks.push(change);
+        }
+        // The old mapping would keep pages alive that the domain has given back.
+        state.memory = None;
+        let memory = Arc::new(DomainMemory::map(&self.domain, &self.foreign)?);
+        state.log.mapped_anew();
+        state.memory = Some(Arc::clone(&memory));
+        Ok(memory)
+    }
+
+    fn pause(&self) -> Option<&dyn Pause> {
+        Some(&self.pausing)
+    }
+
+    fn suspend(&self) -> Option<&dyn Pause> {
+        self.suspending.as_ref().map(|suspending| suspending as &dyn Pause)
+    }
+
+    fn registers(&self) -> Option<&dyn Registers> {
+        Some(self)
+    }
+
+    fn dirty_log(&self) -> Option<&dyn DirtyLog> {
+        Some(self)
+    }
+
+    fn take_remarks(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().remarks)
+    }
+}
+
+impl Registers for Xen {
+    fn vcpus(&self) -> Result<Vec<Vcpu>, SourceError> {
+        let context = self.domain.control.hvm_context(self.domain.id);
+        let context = context.map_err(|error| self.domain.failed("reading the domain's registers", error))?;
+        Ok(hvm_context::vcpus(&context)?)
+    }
+}
+
+impl DirtyLog for Xen {
+    fn take(&self) -> Result<Dirty, SourceError> {
+        let mut state = self.state();
+        let memory = self.mapped(&state)?;
+        let taken = state.log.take(&self.domain, &self.journal, &self.foreign, &memory);
+        if matches!(taken, Err(SourceError::Relaid)) {
+            state.memory = None;
+        }
+        taken
+    }
+
+    fn peek(&self) -> Result<Dirty, SourceError> {
+        let mut state = self.state();
+        let memory = self.mapped(&state)?;
+        let seen = state.log.peek(&self.domain, &self.foreign, &memory);
+        if matches!(seen, Err(SourceError::Relaid)) {
+            state.memory = None;
+        }
+        seen
+    }
+}
+
+impl Drop for Xen {
+    fn drop(&mut self) {
+        let mut state = self.state();
+        state.log.end(&self.domain, &self.journal);
+        self.journal.remove();
+    }
+}

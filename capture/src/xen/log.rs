@@ -1,0 +1,111 @@
+//! Which frames were written to: Xen's log-dirty mode.
+//!
+//! Xen write-protects the frames in the second level of page tables and notes each first write
+//! (`XEN_DOMCTL_SHADOW_OP_*` of `xen/domctl.h`). It also notes what it, or a backend through a grant, writes for the
+//! guest, and frames that are put into its memory (`xen/arch/x86/mm/p2m.c`). What a backend writes through a grant that
+//! it keeps mapped is noted when it is unmapped.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use varve_formats::Gfn;
+
+use super::domain::Domain;
+use super::journal::Journal;
+use super::memory::DomainMemory;
+use super::sys::{Bitmap, ForeignMemory};
+use crate::SourceError;
+use crate::source::Dirty;
+
+/// The log of a domain.
+#[derive(Default)]
+pub(super) struct Log {
+    on: bool,
+    bitmap: Option<Bitmap>,
+    /// Frames that are written to and cannot be mapped: Xen's own, such as grant tables.
+    unreadable: BTreeSet<Gfn>,
+}
+
+impl Log {
+    /// The frames of `memory` written to since they were last taken; all of them at the first time.
+    pub(super) fn take(
+        &mut self,
+        domain: &Domain,
+        journal: &Journal,
+        foreign: &Arc<ForeignMemory>,
+        memory: &DomainMemory,
+    ) -> Result<Dirty, SourceError> {
+        if self.on {
+            return self.read(domain, foreign, memory, true).map(Dirty::Frames);
+        }
+        journal.logging(true)?;
+        domain.control.log_dirty(domain.id, true).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => SourceError::Unsuitable {
+                reason: "somebody else has Xen record this domain's writes: is it being saved, migrated or replicated?"
+                    .to_owned(),
+            },
+            _ => domain.failed("making Xen record which frames are written to", error),
+        })?;
+        self.on = true;
+        Ok(Dirty::All)
+    }
+
+    /// The same without beginning anew.
+    pub(super) fn peek(
+        &mut self,
+        domain: &Domain,
+        foreign: &Arc<ForeignMemory>,
+        memory: &DomainMemory,
+    ) -> Result<Dirty, SourceError> {
+        match self.on {
+            false => Ok(Dirty::All),
+            true => self.read(domain, foreign, memory, false).map(Dirty::Frames),
+        }
+    }
+
+    fn read(
+        &mut self,
+        domain: &Domain,
+        foreign: &Arc<ForeignMemory>,
+        memory: &DomainMemory,
+        clean: bool,
+    ) -> Result<Vec<Gfn>, SourceError> {
+        let error = |error| domain.failed("asking which frames were written to", error);
+        let bitmap = match &mut self.bitmap {
+            Some(bitmap) => bitmap,
+            None => {
+                let maximum = domain.control.maximum_gfn(domain.id).map_err(error)?;
+                self.bitmap.insert(Bitmap::new(&domain.control, maximum.0 + 1).map_err(error)?)
+            }
+        };
+        domain.control.dirty(domain.id, bitmap, clean).map_err(error)?;
+        let (known, unknown): (Vec<Gfn>, Vec<Gfn>) =
+            bitmap.frames().into_iter().partition(|gfn| memory.has(*gfn));
+        let unknown: Vec<Gfn> = unknown.into_iter().filter(|gfn| !self.unreadable.contains(gfn)).collect();
+        if unknown.is_empty() {
+            return Ok(known);
+        }
+        let mapping = foreign.map(domain.id, &unknown).map_err(error)?;
+        if mapping.mapped().contains(&true) {
+            return Err(SourceError::Relaid);
+        }
+        self.unreadable.extend(unknown);
+        Ok(known)
+    }
+
+    /// Says that memory was mapped anew: there may be more of it, and what could not be read may be readable now.
+    pub(super) fn mapped_anew(&mut self) {
+        self.bitmap = None;
+        self.unreadable.clear();
+    }
+
+    /// Ends the recording, if it was begun.
+    pub(super) fn end(&mut self, domain: &Domain, journal: &Journal) {
+        if std::mem::take(&mut self.on) {
+            // Of a domain that is gone there is nothing to end.
+            let _ = domain.control.log_dirty(domain.id, false);
+            let _ = journal.logging(false);
+        }
+    }
+}

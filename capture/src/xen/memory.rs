@@ -1,0 +1,162 @@
+//! The frames of a domain, mapped.
+
+use std::sync::Arc;
+
+use varve_formats::{Fault, Gfn, Gpa, PAGE_SIZE, PhysicalMemory, Region};
+
+use super::domain::Domain;
+use super::sys::{ForeignMemory, Mapping};
+use crate::SourceError;
+use crate::source::GuestMemory;
+
+/// Frames asked for at a time when looking which there are.
+const BATCH: usize = 4096;
+
+/// Most regions that memory is described with; closer runs are joined, and what lies between reads as missing.
+const MAX_REGIONS: usize = 1024;
+
+/// All frames of a domain that can be mapped.
+pub(super) struct DomainMemory {
+    mapping: Mapping,
+    /// Runs of frames, ascending, as they lie in the mapping.
+    runs: Vec<Run>,
+    regions: Vec<Region>,
+    /// Pages the domain had.
+    pub(super) pages: u64,
+}
+
+/// Frames that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    first: Gfn,
+    frames: u64,
+    /// Number of the first in the mapping.
+    at: u64,
+}
+
+impl DomainMemory {
+    /// Finds the frames there are and maps them.
+    ///
+    /// The highest frame number of a PVH or HVM domain lies below 4 GiB even when it has little memory, so that most
+    /// numbers have no frame. Nothing tells which have one but trying.
+    pub(super) fn map(domain: &Domain, foreign: &Arc<ForeignMemory>) -> Result<Self, SourceError> {
+        let error = |error| domain.failed("mapping the domain's memory", error);
+        let pages = domain.info()?.pages;
+        let maximum = domain.control.maximum_gfn(domain.id).map_err(error)?;
+        let numbers: Vec<Gfn> = (0..=maximum.0).map(Gfn).collect();
+        let mut found = Vec::new();
+        for batch in numbers.chunks(BATCH) {
+            let mapping = foreign.map(domain.id, batch).map_err(error)?;
+            found.extend(
+                batch.iter().zip(mapping.mapped()).filter(|(_, mapped)| **mapped).map(|(gfn, _)| *gfn),
+            );
+        }
+        let mapping = foreign.map(domain.id, &found).map_err(error)?;
+        let runs = runs(&found);
+        Ok(Self { mapping, regions: regions(&runs), runs, pages })
+    }
+
+    /// Whether there is a frame with this number.
+    pub(super) fn has(&self, gfn: Gfn) -> bool {
+        self.locate(gfn).is_some()
+    }
+
+    /// Where the frame is in the mapping, and how many follow it, itself included.
+    fn locate(&self, gfn: Gfn) -> Option<(u64, u64)> {
+        let run = self.runs.get(self.runs.partition_point(|run| run.first <= gfn).checked_sub(1)?)?;
+        let into = gfn.0 - run.first.0;
+        (into < run.frames).then(|| (run.at + into, run.frames - into))
+    }
+}
+
+/// Ascending frame numbers as runs.
+fn runs(frames: &[Gfn]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (at, gfn) in (0..).zip(frames) {
+        match runs.last_mut() {
+            Some(run) if run.first.0 + run.frames == gfn.0 => run.frames += 1,
+            _ => runs.push(Run { first: *gfn, frames: 1, at }),
+        }
+    }
+    runs
+}
+
+/// The regions that cover the runs: those of the runs, or fewer.
+fn regions(runs: &[Run]) -> Vec<Region> {
+    let mut gap = 0;
+    loop {
+        let regions = joined(runs, gap);
+        if regions.len() <= MAX_REGIONS {
+            return regions;
+        }
+        gap = (gap * 2).max(1);
+    }
+}
+
+/// The runs as regions, where no more than `gap` frames lie between them as one.
+fn joined(runs: &[Run], gap: u64) -> Vec<Region> {
+    let mut regions: Vec<Region> = Vec::new();
+    for run in runs {
+        let Some(start) = run.first.gpa() else { continue };
+        let len = run.frames * PAGE_SIZE as u64;
+        match regions.last_mut() {
+            Some(last) if start.0 - last.start.0 - last.len <= gap * PAGE_SIZE as u64 => {
+                last.len = start.0 + len - last.start.0;
+            }
+            _ => regions.push(Region { start, len }),
+        }
+    }
+    regions
+}
+
+impl PhysicalMemory for DomainMemory {
+    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), Fault> {
+        let mut at = at;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let (part, tail) = rest.split_at_mut(rest.len().min(PAGE_SIZE - at.page_offset()));
+            part.copy_from_slice(self.slice(at, part.len()).ok_or(Fault::NotCaptured { at })?);
+            at = at.checked_add(part.len() as u64).ok_or(Fault::Overflow { at: at.0 })?;
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+}
+
+impl GuestMemory for DomainMemory {
+    fn slice(&self, at: Gpa, len: usize) -> Option<&[u8]> {
+        let (index, follow) = self.locate(at.gfn())?;
+        let offset = at.page_offset();
+        if offset as u64 + len as u64 > follow * PAGE_SIZE as u64 {
+            return None;
+        }
+        self.mapping.bytes(usize::try_from(index).ok()?.checked_mul(PAGE_SIZE)? + offset, len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_that_follow_each_other_are_a_run() {
+        let found = runs(&[0, 1, 2, 7, 9, 10].map(Gfn));
+        let run = |first, frames, at| Run { first: Gfn(first), frames, at };
+        assert_eq!(found, [run(0, 3, 0), run(7, 1, 3), run(9, 2, 4)]);
+        assert!(runs(&[]).is_empty());
+    }
+
+    #[test]
+    fn regions_are_the_runs_unless_there_are_too_many() {
+        let region = |start: u64, frames: u64| Region { start: Gpa(start << 12), len: frames << 12 };
+        assert_eq!(regions(&runs(&[0, 1, 5].map(Gfn))), [region(0, 2), region(5, 1)]);
+        let scattered: Vec<Gfn> = (0..3 * MAX_REGIONS as u64).map(|n| Gfn(n * 3 + n / 3 * 10)).collect();
+        let covered = regions(&runs(&scattered));
+        assert_eq!(covered.len(), MAX_REGIONS);
+        assert_eq!(covered[..2], [region(0, 7), region(19, 7)]);
+    }
+}

@@ -1,0 +1,436 @@
+//! The calls into Xen's libraries: the only place where they are seen.
+//!
+//! Every handle is closed when dropped. The control handle is used by one thread at a time; memory that is mapped is
+//! read by any number.
+
+#![allow(unsafe_code, reason = "calls into libxenctrl, libxenguest, libxenforeignmemory and libxenstore")]
+
+use std::ffi::{CStr, CString, c_void};
+use std::io;
+use std::ptr::{self, NonNull};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use varve_formats::{Gfn, PAGE_SIZE};
+
+mod ffi {
+    #![allow(
+        non_camel_case_types,
+        non_upper_case_globals,
+        non_snake_case,
+        dead_code,
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        reason = "generated from Xen's headers"
+    )]
+    include!(concat!(env!("OUT_DIR"), "/xen.rs"));
+}
+
+/// What Xen knows of a domain (`xen_domctl_getdomaininfo`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DomainInfo {
+    pub(super) id: u32,
+    /// The UUID the toolstack gave it.
+    pub(super) uuid: [u8; 16],
+    /// PVH or HVM, not PV.
+    pub(super) hvm: bool,
+    /// Whether Xen translates its memory with the processor's second level of page tables.
+    pub(super) hap: bool,
+    pub(super) dying: bool,
+    /// Paused by somebody in control of the host.
+    pub(super) paused: bool,
+    /// Why it shut down, if it did (`SHUTDOWN_*` of `xen/sched.h`).
+    pub(super) shutdown: Option<u32>,
+    /// Pages it owns.
+    pub(super) pages: u64,
+}
+
+impl DomainInfo {
+    /// Whether it has suspended itself.
+    pub(super) fn suspended(&self) -> bool {
+        self.shutdown == Some(ffi::SHUTDOWN_suspend)
+    }
+}
+
+/// Xen's control interface.
+pub(super) struct Control(Mutex<NonNull<ffi::xc_interface>>);
+
+// SAFETY: the handle belongs to no thread, and the mutex lets in one at a time.
+unsafe impl Send for Control {}
+// SAFETY: as above.
+unsafe impl Sync for Control {}
+
+impl Control {
+    pub(super) fn open() -> io::Result<Self> {
+        // SAFETY: null stands for the default logger.
+        let handle = unsafe { ffi::xc_interface_open(ptr::null_mut(), ptr::null_mut(), 0) };
+        NonNull::new(handle).map(|handle| Self(Mutex::new(handle))).ok_or_else(io::Error::last_os_error)
+    }
+
+    fn handle(&self) -> MutexGuard<'_, NonNull<ffi::xc_interface>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls with the handle; a negative result is an error.
+    fn call(&self, call: impl FnOnce(*mut ffi::xc_interface) -> i32) -> io::Result<u32> {
+        let handle = self.handle();
+        u32::try_from(call(handle.as_ptr())).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// The domain with this number.
+    pub(super) fn domain(&self, id: u32) -> io::Result<Option<DomainInfo>> {
+        // SAFETY: the structure is plain numbers, for which zeros are a value.
+        let mut info: ffi::xc_domaininfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: there is room for the one entry asked for.
+        let found = self.call(|xch| unsafe { ffi::xc_domain_getinfolist(xch, id, 1, &raw mut info) })?;
+        if found == 0 || u32::from(info.domain) != id {
+            return Ok(None);
+        }
+        let flag = |flag: u32| info.flags & flag != 0;
+        Ok(Some(DomainInfo {
+            id,
+            uuid: info.handle,
+            hvm: flag(ffi::XEN_DOMINF_hvm_guest),
+            hap: flag(ffi::XEN_DOMINF_hap),
+            dying: flag(ffi::XEN_DOMINF_dying),
+            paused: flag(ffi::XEN_DOMINF_paused),
+            shutdown: flag(ffi::XEN_DOMINF_shutdown)
+                .then_some(info.flags >> ffi::XEN_DOMINF_shutdownshift & ffi::XEN_DOMINF_shutdownmask),
+            pages: info.tot_pages,
+        }))
+    }
+
+    /// Stops the domain's vCPUs. Each call needs an [`Control::unpause`].
+    pub(super) fn pause(&self, id: u32) -> io::Result<()> {
+        // SAFETY: numbers only.
+        self.call(|xch| unsafe { ffi::xc_domain_pause(xch, id) }).map(drop)
+    }
+
+    pub(super) fn unpause(&self, id: u32) -> io::Result<()> {
+        // SAFETY: numbers only.
+        self.call(|xch| unsafe { ffi::xc_domain_unpause(xch, id) }).map(drop)
+    }
+
+    /// Lets a domain go on that has suspended itself: its suspend call returns that it was cancelled.
+    pub(super) fn resume(&self, id: u32) -> io::Result<()> {
+        // SAFETY: numbers only.
+        self.call(|xch| unsafe { ffi::xc_domain_resume(xch, id, 1) }).map(drop)
+    }
+
+    /// The highest frame number of the domain.
+    pub(super) fn maximum_gfn(&self, id: u32) -> io::Result<Gfn> {
+        let mut gfn = 0;
+        // SAFETY: `gfn` receives the number.
+        self.call(|xch| unsafe { ffi::xc_domain_maximum_gpfn(xch, id, &raw mut gfn) })?;
+        Ok(Gfn(gfn))
+    }
+
+    /// Makes Xen record which frames are written to, or no longer.
+    pub(super) fn log_dirty(&self, id: u32, on: bool) -> io::Result<()> {
+        let operation =
+            if on { ffi::XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY } else { ffi::XEN_DOMCTL_SHADOW_OP_OFF };
+        // SAFETY: no allocation is asked for, hence none is written back.
+        self.call(|xch| unsafe { ffi::xc_shadow_control(xch, id, operation, ptr::null_mut(), 0) }).map(drop)
+    }
+
+    /// Fills `bitmap` with the frames written to; with `clean`, recording begins anew.
+    pub(super) fn dirty(&self, id: u32, bitmap: &mut Bitmap, clean: bool) -> io::Result<()> {
+        let operation = if clean { ffi::XEN_DOMCTL_SHADOW_OP_CLEAN } else { ffi::XEN_DOMCTL_SHADOW_OP_PEEK };
+        let handle = self.handle();
+        // SAFETY: the buffer holds a bit for each of `frames` frames; statistics are not asked for.
+        let done = unsafe {
+            let (buffer, frames) = (&raw mut bitmap.buffer, bitmap.frames);
+            ffi::xc_logdirty_control(handle.as_ptr(), id, operation, buffer, frames, 0, ptr::null_mut())
+        };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// The registers and the virtual devices that Xen emulates, as save records (`xen/hvm/save.h`).
+    pub(super) fn hvm_context(&self, id: u32) -> io::Result<Vec<u8>> {
+        // SAFETY: without a buffer the call tells how many bytes there are.
+        let len = self.call(|xch| unsafe { ffi::xc_domain_hvm_getcontext(xch, id, ptr::null_mut(), 0) })?;
+        let mut bytes = vec![0; len as usize];
+        // SAFETY: the buffer has `len` bytes.
+        let len =
+            self.call(|xch| unsafe { ffi::xc_domain_hvm_getcontext(xch, id, bytes.as_mut_ptr(), len) })?;
+        bytes.truncate(len as usize);
+        Ok(bytes)
+    }
+
+    /// A parameter of an HVM or PVH domain (`xen/hvm/params.h`).
+    pub(super) fn hvm_param(&self, id: u32, param: u32) -> io::Result<u64> {
+        let mut value = 0;
+        // SAFETY: `value` receives the parameter.
+        self.call(|xch| unsafe { ffi::xc_hvm_param_get(xch, id, param, &raw mut value) })?;
+        Ok(value)
+    }
+
+    /// How the domain sees time.
+    pub(super) fn tsc_info(&self, id: u32) -> io::Result<TscInfo> {
+        let mut tsc = TscInfo::default();
+        // SAFETY: each pointer is to a number of its own.
+        self.call(|xch| unsafe {
+            ffi::xc_domain_get_tsc_info(
+                xch,
+                id,
+                &raw mut tsc.mode,
+                &raw mut tsc.elapsed_ns,
+                &raw mut tsc.khz,
+                &raw mut tsc.incarnation,
+            )
+        })?;
+        Ok(tsc)
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // SAFETY: nothing uses the handle afterwards.
+        unsafe { ffi::xc_interface_close(self.handle().as_ptr()) };
+    }
+}
+
+/// The time stamp counter of a domain (`XEN_DOMCTL_gettscinfo`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct TscInfo {
+    pub(super) mode: u32,
+    pub(super) elapsed_ns: u64,
+    pub(super) khz: u32,
+    pub(super) incarnation: u32,
+}
+
+/// A bit for each frame, in memory that Xen can write to.
+pub(super) struct Bitmap {
+    control: std::sync::Arc<Control>,
+    buffer: ffi::xc_hypercall_buffer_t,
+    words: NonNull<u64>,
+    frames: u64,
+}
+
+// SAFETY: the memory is the bitmap's own.
+unsafe impl Send for Bitmap {}
+
+impl Bitmap {
+    pub(super) fn new(control: &std::sync::Arc<Control>, frames: u64) -> io::Result<Self> {
+        let frames = frames.next_multiple_of(64);
+        // SAFETY: the structure is numbers and pointers; these values stand for a buffer that is not bounced
+        // (`HYPERCALL_BUFFER_INIT_NO_BOUNCE` of xenctrl.h).
+        let mut buffer: ffi::xc_hypercall_buffer_t = unsafe { std::mem::zeroed() };
+        buffer.sz = usize::MAX;
+        buffer.ubuf = usize::MAX as *mut c_void;
+        let bitmap_pages = pages_of(frames);
+        // SAFETY: the buffer is initialised, and the structure lives as long as its memory.
+        let memory = unsafe {
+            ffi::xc__hypercall_buffer_alloc_pages(control.handle().as_ptr(), &raw mut buffer, bitmap_pages)
+        };
+        let words = NonNull::new(memory.cast::<u64>()).ok_or_else(io::Error::last_os_error)?;
+        Ok(Self { control: std::sync::Arc::clone(control), buffer, words, frames })
+    }
+
+    /// The frames whose bit is set, ascending.
+    pub(super) fn frames(&self) -> Vec<Gfn> {
+        // SAFETY: the memory has a bit for each frame, in whole words, and Xen writes to it during a call only.
+        let words = unsafe { std::slice::from_raw_parts(self.words.as_ptr(), (self.frames / 64) as usize) };
+        let mut frames = Vec::new();
+        for (index, word) in words.iter().enumerate().filter(|(_, word)| **word != 0) {
+            let bits = (0..64).filter(|bit| word >> bit & 1 == 1);
+            frames.extend(bits.map(|bit| Gfn(index as u64 * 64 + bit)));
+        }
+        frames
+    }
+}
+
+impl Drop for Bitmap {
+    fn drop(&mut self) {
+        let handle = self.control.handle();
+        // SAFETY: the memory was given out for this buffer, with this many pages.
+        unsafe {
+            ffi::xc__hypercall_buffer_free_pages(
+                handle.as_ptr(),
+                &raw mut self.buffer,
+                pages_of(self.frames),
+            );
+        }
+    }
+}
+
+/// Pages of a bitmap.
+fn pages_of(frames: u64) -> i32 {
+    i32::try_from((frames / 8).div_ceil(PAGE_SIZE as u64)).unwrap_or(i32::MAX).max(1)
+}
+
+/// The way to other domains' memory.
+pub(super) struct ForeignMemory(NonNull<ffi::xenforeignmemory_handle>);
+
+// SAFETY: libxenforeignmemory's functions keep no state in the handle but a file descriptor and a cache for errors' logger.
+unsafe impl Send for ForeignMemory {}
+// SAFETY: as above.
+unsafe impl Sync for ForeignMemory {}
+
+impl ForeignMemory {
+    pub(super) fn open() -> io::Result<Self> {
+        // SAFETY: null stands for the default logger.
+        let handle = unsafe { ffi::xenforeignmemory_open(ptr::null_mut(), 0) };
+        NonNull::new(handle).map(Self).ok_or_else(io::Error::last_os_error)
+    }
+
+    /// Maps frames of a domain, side by side in the given order, to be read. Which of them could not be mapped is told
+    /// with the mapping; nothing must touch those.
+    pub(super) fn map(self: &std::sync::Arc<Self>, id: u32, frames: &[Gfn]) -> io::Result<Mapping> {
+        let mut failed = vec![0; frames.len()];
+        let numbers: Vec<u64> = frames.iter().map(|gfn| gfn.0).collect();
+        // SAFETY: both arrays have an element for each page; the kernel chooses the place.
+        let address = unsafe {
+            let (numbers, failed) = (numbers.as_ptr(), failed.as_mut_ptr());
+            ffi::xenforeignmemory_map2(
+                self.0.as_ptr(),
+                id,
+                ptr::null_mut(),
+                PROT_READ,
+                0,
+                frames.len(),
+                numbers,
+                failed,
+            )
+        };
+        let address = NonNull::new(address.cast::<u8>()).ok_or_else(io::Error::last_os_error)?;
+        let mapped = failed.iter().map(|error| *error == 0).collect();
+        Ok(Mapping { memory: std::sync::Arc::clone(self), address, mapped })
+    }
+}
+
+/// `PROT_READ` of `mmap(2)`.
+const PROT_READ: i32 = 1;
+
+impl Drop for ForeignMemory {
+    fn drop(&mut self) {
+        // SAFETY: nothing uses the handle afterwards; mappings hold a reference to it.
+        unsafe { ffi::xenforeignmemory_close(self.0.as_ptr()) };
+    }
+}
+
+/// Mapped frames. The bytes change while the domain runs: copy what must not change, and believe only the copy.
+pub(super) struct Mapping {
+    memory: std::sync::Arc<ForeignMemory>,
+    address: NonNull<u8>,
+    mapped: Vec<bool>,
+}
+
+// SAFETY: the memory is only read.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// For each frame, whether it could be mapped.
+    pub(super) fn mapped(&self) -> &[bool] {
+        &self.mapped
+    }
+
+    /// `len` bytes at `offset`; `None` when not all of them are mapped.
+    pub(super) fn bytes(&self, offset: usize, len: usize) -> Option<&[u8]> {
+        let end = offset.checked_add(len)?;
+        let pages = self.mapped.get(offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE))?;
+        if !pages.iter().all(|mapped| *mapped) {
+            return None;
+        }
+        // SAFETY: the pages are mapped as long as `self` lives, and any bytes are a `[u8]`. That a guest changes them
+        // is as with a file that is mapped.
+        Some(unsafe { std::slice::from_raw_parts(self.address.as_ptr().add(offset), len) })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping has this many pages, and nothing uses it afterwards.
+        unsafe {
+            ffi::xenforeignmemory_unmap(
+                self.memory.0.as_ptr(),
+                self.address.as_ptr().cast(),
+                self.mapped.len(),
+            );
+        }
+    }
+}
+
+/// Xenstore, where the toolstack and the guests' drivers talk to each other.
+pub(super) struct Store(Mutex<NonNull<ffi::xs_handle>>);
+
+// SAFETY: the handle belongs to no thread, and the mutex lets in one at a time.
+unsafe impl Send for Store {}
+// SAFETY: as above.
+unsafe impl Sync for Store {}
+
+impl Store {
+    pub(super) fn open() -> io::Result<Self> {
+        // SAFETY: numbers only.
+        let handle = unsafe { ffi::xs_open(0) };
+        NonNull::new(handle).map(|handle| Self(Mutex::new(handle))).ok_or_else(io::Error::last_os_error)
+    }
+
+    fn handle(&self) -> MutexGuard<'_, NonNull<ffi::xs_handle>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The value at `path`; `None` when there is none.
+    pub(super) fn read(&self, path: &str) -> io::Result<Option<String>> {
+        let path = CString::new(path)?;
+        let mut len = 0;
+        // SAFETY: the strings are; 0 stands for no transaction. What comes back is malloc'ed and has `len` bytes.
+        let bytes = unsafe {
+            let value = ffi::xs_read(self.handle().as_ptr(), 0, path.as_ptr(), &raw mut len);
+            if value.is_null() {
+                return none_if_missing(io::Error::last_os_error());
+            }
+            let bytes = std::slice::from_raw_parts(value.cast::<u8>(), len as usize).to_vec();
+            ffi::free(value);
+            bytes
+        };
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// The names below `path`; none when there is no such path.
+    pub(super) fn names(&self, path: &str) -> io::Result<Vec<String>> {
+        let path = CString::new(path)?;
+        let mut count = 0;
+        // SAFETY: as in `read`; one allocation holds the array and the strings.
+        unsafe {
+            let list = ffi::xs_directory(self.handle().as_ptr(), 0, path.as_ptr(), &raw mut count);
+            if list.is_null() {
+                return Ok(none_if_missing(io::Error::last_os_error())?.unwrap_or_default());
+            }
+            let names = std::slice::from_raw_parts(list, count as usize).iter();
+            let names = names.map(|name| CStr::from_ptr(*name).to_string_lossy().into_owned()).collect();
+            ffi::free(list.cast());
+            Ok(names)
+        }
+    }
+
+    pub(super) fn write(&self, path: &str, value: &str) -> io::Result<()> {
+        let path = CString::new(path)?;
+        // SAFETY: `value` has this many bytes.
+        let done = unsafe {
+            let (value, len) = (value.as_ptr().cast(), value.len() as u32);
+            ffi::xs_write(self.handle().as_ptr(), 0, path.as_ptr(), value, len)
+        };
+        if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Tells xenstore that a domain which had shut down runs again.
+    pub(super) fn resumed(&self, id: u32) -> io::Result<()> {
+        // SAFETY: numbers only.
+        let done = unsafe { ffi::xs_resume_domain(self.handle().as_ptr(), id) };
+        if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // SAFETY: nothing uses the handle afterwards.
+        unsafe { ffi::xs_close(self.handle().as_ptr()) };
+    }
+}
+
+fn none_if_missing<T>(error: io::Error) -> io::Result<Option<T>> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) }
+}
