@@ -1,9 +1,9 @@
 # What a developer or a newcomer runs. The work is in scripts/ and cargo; docs/development.md explains it.
-.PHONY: help setup build demo test bench lint
+.PHONY: help setup build demo test test-xen xen-lab bench lint
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 setup: ## install every Debian or Ubuntu package that is missing (the other targets install what they need)
 	@scripts/setup
@@ -22,6 +22,15 @@ test: $(if $(CI),lint) ## every test: unit, property, and end to end on real gue
 	@scripts/setup build lab
 	@scripts/rocksdb
 	cargo test --workspace
+
+test-xen: ## the tests on a real Xen host alone (it runs under QEMU; `make test` has them too)
+	@scripts/setup build lab
+	@scripts/rocksdb
+	cargo test --test varve xen:: -- --nocapture
+
+xen-lab: ## a real Xen host with a guest: runs each line of standard input in its dom0
+	@scripts/setup build lab
+	cargo run --release --package varve-fixtures --bin varve-lab -- xen
 
 bench: ## the benchmarks, each against a peer as a ratio in one run
 	@scripts/setup

@@ -14,3 +14,4 @@ mod kills;
 mod live;
 mod support;
 mod tidy;
+mod xen;

@@ -1,0 +1,72 @@
+//! One Xen host for all tests, with the `varve` command in its dom0. Each test has a guest of its own.
+
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use serde_json::Value;
+use varve_fixtures::{Ran, Xen, XenConfig, XenGuest, XenGuestConfig, XenHost};
+
+/// Memory of a guest in MiB.
+const GUEST_MIB: u32 = 160;
+
+/// The host, and where the archives are: each guest's in one of its own.
+pub(crate) struct Host(XenHost);
+
+/// The host, which is booted for the first who asks; one test at a time has it.
+pub(crate) fn host() -> MutexGuard<'static, Host> {
+    static HOST: OnceLock<Mutex<Host>> = OnceLock::new();
+    let host = HOST.get_or_init(|| {
+        let varve = build(Xen::Bookworm);
+        let mut host = XenHost::boot(XenConfig { xen: Xen::Bookworm, ..XenConfig::default() }).unwrap();
+        host.put("/usr/bin/varve", 0o755, &varve).unwrap();
+        Mutex::new(Host(host))
+    });
+    // What one test leaves behind is no other test's guest.
+    host.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Builds the command for a release of Xen and returns its bytes, without debug information.
+fn build(xen: Xen) -> Vec<u8> {
+    let target = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("xen");
+    let mut cargo = Command::new("scripts/with-xen");
+    cargo.arg(xen.suite()).args(["cargo", "build", "--release", "--features", "xen", "--bin", "varve"]);
+    let built =
+        cargo.arg("--target-dir").arg(&target).current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
+    assert!(built.success(), "building varve for Xen in {xen} failed: {cargo:?}");
+    let stripped = target.join("varve-stripped");
+    let strip =
+        Command::new("strip").arg("-o").arg(&stripped).arg(target.join("release/varve")).status().unwrap();
+    assert!(strip.success());
+    std::fs::read(stripped).unwrap()
+}
+
+impl Host {
+    /// Creates a guest and an archive for it.
+    pub(crate) fn guest(&mut self, name: &str) -> XenGuest {
+        let config =
+            XenGuestConfig { name: name.to_owned(), memory_mib: GUEST_MIB, ..XenGuestConfig::default() };
+        let guest = self.0.create(&config).unwrap();
+        self.varve(name, &["init"]);
+        guest
+    }
+
+    /// Runs the command in dom0 on the archive and the VM of this name.
+    pub(crate) fn varve(&mut self, name: &str, arguments: &[&str]) -> Ran {
+        let archive = format!("/tmp/{name}-archive");
+        let global = ["-r", &archive, "--vm", name];
+        self.0.run("varve", &[&global[..], arguments].concat()).unwrap()
+    }
+
+    /// The same with `--json`; it must exit with `status`. The lines it printed; what is no JSON is a remark.
+    pub(crate) fn json(&mut self, name: &str, arguments: &[&str], status: i32) -> Vec<Value> {
+        let ran = self.varve(name, &[&["--json"], arguments].concat());
+        assert_eq!(ran.status, Some(status), "{arguments:?}: {}", ran.output);
+        ran.output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Runs a shell script in dom0 and returns what it printed. The archive and the VM are those of this name.
+    pub(crate) fn script(&mut self, name: &str, script: &str) -> String {
+        let environment = format!("export VARVE_ARCHIVE=/tmp/{name}-archive VARVE_VM={name}");
+        self.0.script(&format!("{environment}\n{script}")).unwrap()
+    }
+}
