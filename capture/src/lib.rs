@@ -12,6 +12,7 @@ mod image;
 mod ingest;
 mod observe;
 mod outcome;
+pub mod output;
 pub mod qemu;
 mod report;
 mod schedule;

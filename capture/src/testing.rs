@@ -280,3 +280,8 @@ pub fn digests(memory: &dyn GuestMemory) -> Vec<[u8; 32]> {
     });
     digests.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Reads `received` as the kernel's answers to an output buffer's requests, and returns how many messages made sense.
+pub fn read_netlink(received: &[u8]) -> usize {
+    crate::output::read_anything(received)
+}
