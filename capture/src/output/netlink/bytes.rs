@@ -6,7 +6,7 @@ use super::NetlinkError;
 pub(super) const ALIGN: usize = 4;
 
 /// Length of an attribute's header: its length with the header as `u16`, its type as `u16`.
-pub(super) const ATTRIBUTE_HEADER: usize = 4;
+const ATTRIBUTE_HEADER: usize = 4;
 
 /// The bits of an attribute's type that are no flag (`NLA_TYPE_MASK`).
 const TYPE_MASK: u16 = 0x3fff;

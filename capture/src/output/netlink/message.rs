@@ -1,7 +1,9 @@
 //! Netlink messages: writing requests, and taking apart what is received (`linux/netlink.h`, `struct nlmsghdr`).
 
+use rustix::io::Errno;
+
 use super::NetlinkError;
-use super::bytes::{ALIGN, ATTRIBUTE_HEADER, Bytes};
+use super::bytes::{ALIGN, Bytes};
 
 /// Length of a message's header: length of the message as `u32`, type and flags as `u16`, sequence number and port as `u32`.
 const HEADER: usize = 16;
@@ -109,8 +111,8 @@ pub(super) struct Message<'a> {
 /// What a message says.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Content<'a> {
-    /// How a request or a listing ended: 0 or an error number.
-    End(i32),
+    /// How a request or a listing ended.
+    End(Result<(), Errno>),
     /// An entry of a listing: its type and what is behind the header.
     Entry(u16, Bytes<'a>),
 }
@@ -129,10 +131,17 @@ pub(super) fn next<'a>(bytes: &mut Bytes<'a>) -> Result<Option<Message<'a>>, Net
     *bytes = rest.skip((len.next_multiple_of(ALIGN) - len).min(rest.len()))?;
     let body = message.skip(HEADER)?;
     let content = match kind {
-        // Both begin with an `int`: 0 or a negative error number. Older kernels end a listing without one.
-        DONE if body.len() < ATTRIBUTE_HEADER => Content::End(0),
-        ERROR | DONE => Content::End(body.u32(0)?.cast_signed().saturating_neg()),
+        ERROR | DONE => Content::End(ending(body)?),
         _ => Content::Entry(kind, body),
     };
     Ok(Some(Message { sequence, interrupted: flags & INTERRUPTED != 0, content }))
+}
+
+/// Both kinds of end begin with an `int`: 0, or an error number with a minus (`linux/err.h`, `MAX_ERRNO`).
+fn ending(body: Bytes<'_>) -> Result<Result<(), Errno>, NetlinkError> {
+    match body.u32(0)?.cast_signed() {
+        0 => Ok(Ok(())),
+        number @ -4095..=-1 => Ok(Err(Errno::from_raw_os_error(-number))),
+        _ => Err(body.malformed("no error number")),
+    }
 }

@@ -10,6 +10,9 @@ mod message;
 mod request;
 mod socket;
 
+#[cfg(test)]
+mod tests;
+
 pub(super) use socket::Socket;
 
 /// A device.
@@ -107,7 +110,7 @@ pub(crate) fn read_anything(received: &[u8]) -> usize {
     let mut read = 0;
     while let Ok(Some(message)) = message::next(&mut rest) {
         let good = match message.content {
-            message::Content::End(error) => rustix::io::Errno::from_raw_os_error(error).raw_os_error() == 0,
+            message::Content::End(end) => end.is_ok(),
             message::Content::Entry(_, body) => {
                 answer::link(body).is_ok() | answer::queue(body).is_ok() | answer::filter(body).is_ok()
             }

@@ -17,10 +17,14 @@ const RTM_NEWTFILTER: u16 = 44;
 const RTM_GETTFILTER: u16 = 46;
 
 pub(super) const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
 pub(super) const IFLA_LINKINFO: u16 = 18;
 pub(super) const IFLA_INFO_KIND: u16 = 1;
 pub(super) const IFLA_IFALIAS: u16 = 20;
 const IFLA_EXT_MASK: u16 = 29;
+/// The MTU of an ifb, in bytes: too small for IPv6 (`linux/ipv6.h`, `IPV6_MIN_MTU`), so that the kernel sends nothing of its own out of
+/// it, router solicitations above all, which the plug would hold with the guest's packets. Redirected packets may be longer.
+const IFB_MTU: u32 = 68;
 /// No statistics in listings of devices, which nobody reads here.
 const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 pub(super) const IFF_UP: u32 = 1;
@@ -101,7 +105,7 @@ pub(super) fn write(step: &Step, sequence: u32, out: &mut Writer) {
     match step {
         Step::CreateIfb { name } => {
             out.begin(RTM_NEWLINK, ACK | CREATE | EXCLUSIVE, sequence, &link_header(0, 0, 0));
-            out.text(IFLA_IFNAME, name);
+            out.attribute(IFLA_MTU, &IFB_MTU.to_ne_bytes()).text(IFLA_IFNAME, name);
             out.nest(IFLA_LINKINFO).attribute(IFLA_INFO_KIND, b"ifb").end_nest().end();
         }
         Step::Label { link, alias } => {

@@ -97,14 +97,11 @@ impl Socket {
             let mut rest = self.receive()?;
             while let Some(Message { sequence, content, .. }) = next(&mut rest)? {
                 let place = answers.get_mut(sequence.wrapping_sub(first) as usize);
-                let (Content::End(error), Some(place)) = (content, place) else {
+                let (Content::End(end), Some(place)) = (content, place) else {
                     strays += 1;
                     continue;
                 };
-                *place = match error {
-                    0 => Ok(()),
-                    error => Err(Refusal::Refused(Errno::from_raw_os_error(error))),
-                };
+                *place = end.map_err(Refusal::Refused);
                 missing = missing.saturating_sub(1);
             }
         }
@@ -146,8 +143,7 @@ impl Socket {
                 }
                 steady &= !message.interrupted;
                 match message.content {
-                    Content::End(0) => return Ok(steady.then_some(entries)),
-                    Content::End(error) => return Err(Errno::from_raw_os_error(error).into()),
+                    Content::End(end) => return Ok(end.map(|()| steady.then_some(entries))?),
                     Content::Entry(kind, body) if kind == list.entries() => entries.push(read(body)?),
                     Content::Entry(..) => strays += 1,
                 }
