@@ -99,11 +99,14 @@ fn several_requests_lie_one_behind_the_other() {
     assert_eq!(writer.bytes(), b"");
 }
 
+/// How a listing ended.
+type Ending = Result<(), Errno>;
+
 /// The entries of a listing, read by `read`, and its end.
 fn entries<T>(
     received: &[u8],
     read: impl Fn(Bytes<'_>) -> Result<T, NetlinkError>,
-) -> Result<(Vec<T>, Vec<Result<(), Errno>>), NetlinkError> {
+) -> Result<(Vec<T>, Vec<Ending>), NetlinkError> {
     let (mut rest, mut found, mut ends) = (Bytes::new(received), Vec::new(), Vec::new());
     while let Some(Message { sequence, content, .. }) = next(&mut rest)? {
         assert_eq!(sequence, 9);
