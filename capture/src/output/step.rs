@@ -58,8 +58,8 @@ pub(super) type Answer = Result<(), Refusal>;
 
 /// The kernel: carries steps out and lists what there is.
 pub(super) trait Kernel {
-    /// Carries out all of `steps` in their order, whatever becomes of each, and tells of each how it went. They
-    /// reach the kernel together, so that nothing of ours waits between them.
+    /// Carries out all of `steps` in their order, whatever becomes of each, and tells of each how it went. As many
+    /// as a guest has vifs reach the kernel together, so that nothing of ours waits between them.
     fn carry_out(&mut self, steps: &[Step]) -> Vec<Answer>;
 
     /// All devices of this network namespace.

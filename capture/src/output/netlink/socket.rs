@@ -16,6 +16,7 @@ use super::bytes::Bytes;
 use super::message::{Content, Message, Writer, next};
 use super::request::List;
 use super::{Filter, Link, NetlinkError, Queue, Refusal, answer, request};
+use crate::output::VIFS_MAX;
 use crate::output::step::{Answer, Kernel, Step};
 
 /// How long to wait for an answer. All are there already, except that the rest of a long listing is written as it is read.
@@ -25,8 +26,12 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// (`netlink_dump`). A longer message is an error.
 const RECEIVED_MAX_BYTES: usize = 64 << 10;
 
-/// Room in the kernel for answers that wait, in bytes. An answer takes about one kilobyte of it.
+/// Room in the kernel for answers that wait, in bytes; an answer takes about one kilobyte of it. The kernel cuts it down to
+/// `rmem_max`, as a rule 208 KiB, and doubles that.
 const QUEUE_BYTES: usize = 1 << 20;
+
+/// Most requests sent together, so that there is room for their answers: as many as a guest has vifs.
+const TOGETHER_MAX: usize = VIFS_MAX;
 
 /// Most entries of a listing: ten thousand guests with three devices each are a third of it.
 const ENTRIES_MAX: usize = 100_000;
@@ -51,7 +56,6 @@ impl Socket {
     pub(in crate::output) fn open() -> Result<Self, NetlinkError> {
         let flags = SocketFlags::CLOEXEC;
         let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-        // More than `rmem_max` is cut down to it, which is enough for the vifs of most guests.
         set_socket_recv_buffer_size(&fd, QUEUE_BYTES)?;
         set_socket_timeout(&fd, Timeout::Recv, Some(ANSWER_LIMIT))?;
         rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0))?;
@@ -108,6 +112,23 @@ impl Socket {
         Ok(())
     }
 
+    fn carry_out_together(&mut self, steps: &[Step]) -> Vec<Answer> {
+        self.writer.clear();
+        let first = self.sequence.wrapping_add(1);
+        for step in steps {
+            let sequence = self.next_sequence();
+            request::write(step, sequence, &mut self.writer);
+        }
+        if let Err(errno) = self.send() {
+            // What could not be sent was not looked at.
+            return vec![Err(Refusal::Refused(errno)); steps.len()];
+        }
+        let mut answers = vec![Err(Refusal::Lost); steps.len()];
+        // When it goes wrong on the way, those that came before count and the others stay lost.
+        let _ = self.answers(first, &mut answers);
+        answers
+    }
+
     /// The entries of a list, each read by `read`.
     fn list<T>(
         &mut self,
@@ -155,20 +176,7 @@ impl Socket {
 
 impl Kernel for Socket {
     fn carry_out(&mut self, steps: &[Step]) -> Vec<Answer> {
-        self.writer.clear();
-        let first = self.sequence.wrapping_add(1);
-        for step in steps {
-            let sequence = self.next_sequence();
-            request::write(step, sequence, &mut self.writer);
-        }
-        if let Err(errno) = self.send() {
-            // What could not be sent was not looked at.
-            return vec![Err(Refusal::Refused(errno)); steps.len()];
-        }
-        let mut answers = vec![Err(Refusal::Lost); steps.len()];
-        // When it goes wrong on the way, those that came before count and the others stay lost.
-        let _ = self.answers(first, &mut answers);
-        answers
+        steps.chunks(TOGETHER_MAX).flat_map(|steps| self.carry_out_together(steps)).collect()
     }
 
     fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {

@@ -243,3 +243,13 @@ fn the_kernel_lists_its_devices_to_everyone() {
     assert!(links.iter().any(|link| link.index == 1 && link.name == "lo"), "{links:?}");
     assert!(links.len().abs_diff(names) < 5, "{} listed, {names} in /sys/class/net", links.len());
 }
+
+#[test]
+fn every_request_of_many_is_answered() {
+    use crate::output::step::Kernel;
+    // No device has that number: the kernel says so, or that we may not.
+    let steps = vec![Step::Up { link: i32::MAX.cast_unsigned() }; 1000];
+    let answers = super::Socket::open().unwrap().carry_out(&steps);
+    assert_eq!(answers.len(), steps.len());
+    assert!(answers.iter().all(|answer| matches!(answer, Err(super::Refusal::Refused(_)))), "{answers:?}");
+}
