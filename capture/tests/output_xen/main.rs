@@ -4,6 +4,13 @@
 //! there; in dom0 it drives the buffer by a script. A veth pair stands for a guest's card: its far end is in a network
 //! namespace of its own, its near end is named like a vif. What iproute2 says of the devices is the independent witness.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on has failed"
+)]
+
 mod dom0;
 
 use varve_fixtures::{XenConfig, XenHost};
@@ -51,7 +58,7 @@ fn on_the_host() {
     epochs_leave_one_by_one(&mut lab);
     address_resolution_and_ipv6_are_held(&mut lab);
     what_does_not_fit_is_dropped_and_counted(&mut lab);
-    a_killed_agent_leaves_packets_held(&mut lab);
+    a_killed_process_leaves_packets_held(&mut lab);
     a_stopped_or_removed_ifb_lets_nothing_pass(&mut lab);
     inbound_packets_wait_until_they_may_pass(&mut lab);
     println!("output_xen: all passed");
@@ -242,9 +249,9 @@ fn what_does_not_fit_is_dropped_and_counted(lab: &mut Lab) {
     lab.is_tidy();
 }
 
-fn a_killed_agent_leaves_packets_held(lab: &mut Lab) {
+fn a_killed_process_leaves_packets_held(lab: &mut Lab) {
     lab.check(
-        "an agent that is killed in the middle of an epoch",
+        "a process that is killed in the middle of an epoch",
         "install vif7.0 vif7.1
          send 0 a
          waiting vif7.0 1
