@@ -40,7 +40,6 @@ static FOREIGN: &[Foreign] = &[
     foreign(b"QEVM", "a QEMU migration stream", "use `dump-guest-memory` instead"),
     foreign(b"LibvirtQemudSave", "a libvirt save file", "use `virsh dump --memory-only` instead"),
     foreign(b"XenSavedDomain", "a libxl save file", "not supported"),
-    foreign(b"Xen saved domain", "an `xl save` file", "not supported"),
     foreign(b"QFI\xfb", "a qcow2 disk", RAW_DISK),
     foreign(b"KDMV", "a VMDK disk", RAW_DISK),
     foreign(&[0xd2, 0xbe, 0xd2, 0xbe], "a VMware snapshot state", "use the .vmem file beside it"),

@@ -1,4 +1,4 @@
-//! Memory image files: raw, LiME and ELF core, told apart by what they begin with.
+//! Memory image files: raw, LiME, ELF core and Xen's, told apart by what they begin with.
 //!
 //! One file per format, one line per format in [`FORMATS`]. A format only says where in the file which guest memory
 //! lies; this module checks that against the file and serves reads from a mapping of it, without copying.
@@ -11,17 +11,19 @@ mod mapping;
 mod qemu_note;
 mod raw;
 mod segments;
+mod xl_save;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use crate::xen::stream::SaveState;
 use crate::{Fault, FormatError, Gpa, PhysicalMemory, Region, Vcpu};
 use mapping::Mapping;
 pub use segments::{MAX_SEGMENTS, PHYSICAL_END, Segment, SegmentError, Segments};
 
 /// Every format that can be read, in the order in which they are tried.
-pub static FORMATS: &[&Format] = &[&elf::FORMAT, &lime::FORMAT, &raw::FORMAT];
+pub static FORMATS: &[&Format] = &[&elf::FORMAT, &lime::FORMAT, &xl_save::FORMAT, &raw::FORMAT];
 
 /// Bytes at the beginning of a file that a format is recognised by.
 const HEAD_BYTES: usize = 512;
@@ -36,7 +38,7 @@ pub struct Format {
 }
 
 impl Format {
-    /// The format's name, lower case: `raw`, `lime`, `elf`.
+    /// The format's name, lower case: `raw`, `lime`, `elf`, `xl-save`.
     pub const fn name(&self) -> &'static str {
         self.name
     }
@@ -59,6 +61,7 @@ struct Layout {
     segments: Vec<Segment>,
     vcpus: Vec<Vcpu>,
     notices: Vec<FormatError>,
+    save_state: Option<SaveState>,
 }
 
 /// A file's bytes with its name, so that every error says where.
@@ -116,6 +119,7 @@ pub struct Image {
     segments: Segments,
     vcpus: Vec<Vcpu>,
     notices: Vec<FormatError>,
+    save_state: Option<SaveState>,
 }
 
 impl Image {
@@ -168,7 +172,7 @@ impl Image {
         layout: Layout,
     ) -> Result<Self, FormatError> {
         let contents = Contents { path, bytes: mapping.bytes() };
-        let Layout { segments, vcpus, mut notices } = layout;
+        let Layout { segments, vcpus, mut notices, save_state } = layout;
         let segments = Segments::new(segments, contents.len())
             .map_err(|error| contents.error(error.offset(), error.to_string()))?;
         if segments.partial_bytes() > 0 {
@@ -176,7 +180,7 @@ impl Image {
                 format!("{} bytes belong to frames that are not whole: left out", segments.partial_bytes());
             notices.push(contents.error(0, reason));
         }
-        Ok(Self { path: path.to_owned(), format, mapping, segments, vcpus, notices })
+        Ok(Self { path: path.to_owned(), format, mapping, segments, vcpus, notices, save_state })
     }
 
     /// The file.
@@ -194,9 +198,14 @@ impl Image {
         self.mapping.modified()
     }
 
-    /// The CPUs, when the file holds them (ELF cores of QEMU do).
+    /// The CPUs, when the file holds them (ELF cores of QEMU and Xen's files do).
     pub fn vcpus(&self) -> &[Vcpu] {
         &self.vcpus
+    }
+
+    /// What of the guest is not memory, when the file holds it: a save file of Xen, which can then be made again.
+    pub const fn save_state(&self) -> Option<&SaveState> {
+        self.save_state.as_ref()
     }
 
     /// What is wrong with the file and did not keep it from being read: notes that make no sense, frames that are

@@ -6,8 +6,9 @@ use crate::{Gpa, PAGE_SIZE, Region};
 /// 4.1.4).
 pub const PHYSICAL_END: u64 = 1 << 52;
 
-/// Most segments accepted of one file. Real images have a few; a vmcore written with paging has some ten thousand.
-pub const MAX_SEGMENTS: usize = 1 << 20;
+/// Most segments accepted of one file. Real images have a few; a vmcore written with paging has some ten thousand, a
+/// domain saved live a few for each hundred frames that changed meanwhile. So many cost 200 MiB while a file is opened.
+pub const MAX_SEGMENTS: usize = 1 << 22;
 
 /// A run of guest physical memory that lies in one piece in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

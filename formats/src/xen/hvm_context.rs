@@ -77,11 +77,11 @@ impl<'a> Entries<'a> {
                 format!("an entry of type {kind} of {len} bytes reaches past the end of the HVM context");
             return Err(bad(at, reason));
         };
-        if kind == END {
-            return Ok(None);
-        }
         if at == 0 && (kind != HEADER || u32_at(body, 0) != Some(MAGIC)) {
             return Err(bad(at, "no HVM context: it does not begin with a header"));
+        }
+        if kind == END {
+            return Ok(None);
         }
         self.at = offset + len;
         Ok(Some(Entry { kind, instance, offset, body }))
@@ -156,4 +156,52 @@ fn table_register(body: &[u8], base: usize, limit: usize) -> Option<TableRegiste
 
 fn bad(at: usize, reason: impl Into<String>) -> FormatError {
     FormatError::new("HVM context", at as u64, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use varve_fixtures::synth::xl_save::{Cpu, hvm_context};
+
+    use super::*;
+
+    fn context(indices: &[u16]) -> Vec<u8> {
+        let cpus: Vec<_> = indices.iter().map(|index| Cpu { index: *index, ..Cpu::default() }).collect();
+        hvm_context(&cpus)
+    }
+
+    #[test]
+    fn no_part_of_a_context_is_one() {
+        let whole = context(&[0, 3]);
+        let numbers: Vec<_> = vcpus(&whole).unwrap().iter().map(|vcpu| vcpu.index).collect();
+        assert_eq!(numbers, [0, 3]);
+        for cut in 0..whole.len() {
+            assert!(vcpus(&whole[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn refusals_say_where_and_why() {
+        let mut short = context(&[0]);
+        short[32..40].copy_from_slice(&[2, 0, 0, 0, 16, 0, 0, 0]);
+        let mut long = context(&[0]);
+        long[36..40].copy_from_slice(&[0xff; 4]);
+        let said =
+            [context(&[1, 1]), vec![0; 64], vec![9; 64], short, long].map(|bytes| match vcpus(&bytes) {
+                Ok(vcpus) => format!("{} vCPUs", vcpus.len()),
+                Err(error) => error.to_string(),
+            });
+        insta::assert_snapshot!(said.join("\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_contexts_end(at in 0usize..1200, patch in any::<[u8; 4]>()) {
+            let mut bytes = context(&[0, 1]);
+            let at = at.min(bytes.len() - 4);
+            bytes[at..at + 4].copy_from_slice(&patch);
+            prop_assert!(entries(&bytes).count() <= bytes.len() / 8);
+            let _ = vcpus(&bytes);
+        }
+    }
 }

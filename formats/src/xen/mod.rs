@@ -3,6 +3,9 @@
 //! Facts are from Xen's public headers and specifications, as each file says; Xen 4.17 to 4.20 write the same.
 
 pub mod hvm_context;
+pub mod pv_context;
+pub(crate) mod runs;
+pub mod stream;
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|field| u16::from_le_bytes(*field))

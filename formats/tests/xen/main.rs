@@ -1,0 +1,7 @@
+//! Xen's formats against files that an independent writer made from the specifications.
+
+#![cfg(test)]
+
+mod build;
+mod image;
+mod stream;
