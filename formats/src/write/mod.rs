@@ -80,6 +80,12 @@ pub enum WriteError {
         /// The cause.
         source: std::io::Error,
     },
+    /// The domain could not be restored from the file.
+    #[error("the state of the domain lacks {what}")]
+    Incomplete {
+        /// What is missing.
+        what: &'static str,
+    },
     /// The memory does not fit the format.
     #[error("{what} does not fit a file of this format")]
     TooBig {

@@ -5,3 +5,4 @@
 mod build;
 mod image;
 mod stream;
+mod write;

@@ -15,7 +15,8 @@
 //! CHECKPOINT, libxl its emulator's records and CHECKPOINT_END, and libxc goes on with the pages that changed. A
 //! checkpoint counts only when its CHECKPOINT_END has come.
 //!
-//! [`Reader`] takes a stream apart as it comes, and [`SaveState`] keeps what is not memory.
+//! [`Reader`] takes a stream apart as it comes, [`SaveState`] keeps what is not memory, and [`write()`] makes a stream of
+//! both again.
 
 mod headers;
 mod input;
@@ -24,6 +25,7 @@ mod pages;
 mod reader;
 mod record;
 mod state;
+mod write;
 
 pub(crate) use headers::looks_like_stream;
 pub use headers::{Config, DomainType, Header, MAX_CONFIG_BYTES};
@@ -32,3 +34,4 @@ pub use pages::{Frame, MAX_BATCH_FRAMES, Pages};
 pub use reader::{Event, Reader};
 pub use record::{Level, MAX_RECORD_BYTES, Record, libxc, libxl};
 pub use state::{MAX_RECORDS, MAX_STATE_BYTES, SaveState};
+pub use write::{ZeroPages, write};

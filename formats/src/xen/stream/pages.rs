@@ -19,10 +19,10 @@ use crate::{FormatError, Gfn, PAGE_SHIFT, PAGE_SIZE};
 pub const MAX_BATCH_FRAMES: usize = 1024;
 
 /// Bytes of an entry.
-const ENTRY_BYTES: usize = 8;
+pub(super) const ENTRY_BYTES: usize = 8;
 
 /// Bytes before the entries.
-const HEAD_BYTES: usize = 8;
+pub(super) const HEAD_BYTES: usize = 8;
 
 const FRAME_MASK: u64 = (1 << 52) - 1;
 const TYPE_SHIFT: u32 = 60;
@@ -47,6 +47,11 @@ impl Frame {
         let kind =
             PageType::from_bits(bits).ok_or_else(|| format!("frame {gfn} is of unknown type {bits}"))?;
         Ok(Self { gfn, kind })
+    }
+
+    /// Its entry.
+    pub(super) const fn entry(self) -> u64 {
+        (self.gfn.0 & FRAME_MASK) | (self.kind.bits() as u64) << TYPE_SHIFT
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::headers::{self, Header, Outer};
 use super::input::Input;
 use super::pages::{self, Frame, MAX_BATCH_FRAMES, Pages};
-use super::record::{Level, MAX_RECORD_BYTES, OPTIONAL, Record, libxc, libxl};
+use super::record::{Level, MAX_RECORD_BYTES, Record, libxc, libxl};
 use crate::{FormatError, PAGE_SIZE};
 
 /// What came next in a stream.
@@ -248,9 +248,7 @@ impl<R: Read> Reader<R> {
             libxc::CHECKPOINT_DIRTY_PFN_LIST => {
                 Err(self.input.error(at, "a COLO stream (a list of dirty frames): not supported"))
             }
-            libxc::X86_PV_INFO..=libxc::X86_MSR_POLICY | OPTIONAL.. => {
-                self.record(Level::Libxc, kind, len).map(Some)
-            }
+            _ if Record::is_state(Level::Libxc, kind) => self.record(Level::Libxc, kind, len).map(Some),
             _ => Err(self.unknown(kind, "libxc", at)),
         }
     }
@@ -284,9 +282,7 @@ impl<R: Read> Reader<R> {
             (libxl::CHECKPOINT_STATE, _) => {
                 Err(self.input.error(at, "a COLO stream (CHECKPOINT_STATE): not supported"))
             }
-            (libxl::EMULATOR_XENSTORE_DATA | libxl::EMULATOR_CONTEXT | OPTIONAL.., _) => {
-                self.record(Level::Libxl, kind, len).map(Some)
-            }
+            _ if Record::is_state(Level::Libxl, kind) => self.record(Level::Libxl, kind, len).map(Some),
             _ => Err(self.unknown(kind, "libxl", at)),
         }
     }

@@ -13,7 +13,7 @@ use crate::xen::u32_at;
 pub const MAX_RECORD_BYTES: usize = 128 << 20;
 
 /// Bit of the types that may be passed over by whoever does not know them.
-pub(super) const OPTIONAL: u32 = 1 << 31;
+const OPTIONAL: u32 = 1 << 31;
 
 /// Types of libxc's records, named and numbered as in `docs/specs/libxc-migration-stream.pandoc`.
 #[allow(missing_docs, reason = "the names are the specification's, which says what each holds")]
@@ -107,6 +107,25 @@ impl Record {
     /// X86_MSR_POLICY, from an array of `xen_msr_entry_t`.
     pub fn msr_policy(msrs: Vec<u8>) -> Self {
         Self::libxc(libxc::X86_MSR_POLICY, msrs)
+    }
+
+    /// Whether it is part of a domain's state: neither memory nor a mark, of a type that is known or optional.
+    pub fn is_state(level: Level, kind: u32) -> bool {
+        match level {
+            Level::Libxc => {
+                let marks = [
+                    libxc::VERIFY,
+                    libxc::CHECKPOINT,
+                    libxc::CHECKPOINT_DIRTY_PFN_LIST,
+                    libxc::STATIC_DATA_END,
+                ];
+                let known = (libxc::X86_PV_INFO..=libxc::X86_MSR_POLICY).contains(&kind);
+                kind >= OPTIONAL || known && !marks.contains(&kind)
+            }
+            Level::Libxl => {
+                kind >= OPTIONAL || matches!(kind, libxl::EMULATOR_XENSTORE_DATA | libxl::EMULATOR_CONTEXT)
+            }
+        }
     }
 
     /// Which record of its type this is, where a domain has several: the vCPU, or the emulator and its index. A later

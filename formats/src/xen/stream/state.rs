@@ -15,7 +15,7 @@ mod codec;
 use super::headers::{Config, DomainType, Header};
 use super::page_type::{PageType, PageTypes};
 use super::pages::Frame;
-use super::record::{Level, Record, libxc};
+use super::record::{Level, MAX_RECORD_BYTES, Record, libxc};
 use crate::xen::pv_context::{self, Mode};
 use crate::xen::{hvm_context, u32_at};
 use crate::{FormatError, Vcpu};
@@ -73,8 +73,12 @@ impl SaveState {
     /// checkpointed stream.
     ///
     /// # Errors
-    /// [`FormatError`] past [`MAX_RECORDS`] or [`MAX_STATE_BYTES`].
+    /// [`FormatError`] past [`MAX_RECORD_BYTES`](super::MAX_RECORD_BYTES), [`MAX_RECORDS`] or [`MAX_STATE_BYTES`], and when
+    /// the record is [no part of a state](Record::is_state).
     pub fn keep(&mut self, record: Record) -> Result<(), FormatError> {
+        if !Record::is_state(record.level, record.kind) || record.body.len() > MAX_RECORD_BYTES {
+            return Err(bad(0, format!("a record of type {:#x} is no part of a state", record.kind)));
+        }
         let key = |record: &Record| (record.level, record.kind, record.instance());
         let place = self.records.iter().position(|other| key(other) == key(&record));
         let replaced = place.and_then(|place| self.records.get_mut(place));
