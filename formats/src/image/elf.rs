@@ -51,7 +51,7 @@ fn layout(file: &Contents<'_>) -> Result<Layout, FormatError> {
         return Err(file.error(0, "has no physical addresses: the core of a process, not of a guest?"));
     }
     if layout.segments.is_empty() {
-        return Err(file.error(0, "an ELF file without PT_LOAD segments (a Xen core?) is not supported"));
+        return Err(file.error(0, "an ELF file without PT_LOAD segments is not supported"));
     }
     Ok(layout)
 }

@@ -11,6 +11,7 @@ mod mapping;
 mod qemu_note;
 mod raw;
 mod segments;
+mod xen_core;
 mod xl_save;
 
 use std::ops::Range;
@@ -23,7 +24,8 @@ use mapping::Mapping;
 pub use segments::{MAX_SEGMENTS, PHYSICAL_END, Segment, SegmentError, Segments};
 
 /// Every format that can be read, in the order in which they are tried.
-pub static FORMATS: &[&Format] = &[&elf::FORMAT, &lime::FORMAT, &xl_save::FORMAT, &raw::FORMAT];
+pub static FORMATS: &[&Format] =
+    &[&xen_core::FORMAT, &elf::FORMAT, &lime::FORMAT, &xl_save::FORMAT, &raw::FORMAT];
 
 /// Bytes at the beginning of a file that a format is recognised by.
 const HEAD_BYTES: usize = 512;
@@ -38,7 +40,7 @@ pub struct Format {
 }
 
 impl Format {
-    /// The format's name, lower case: `raw`, `lime`, `elf`, `xl-save`.
+    /// The format's name, lower case: `raw`, `lime`, `elf`, `xen-core`, `xl-save`.
     pub const fn name(&self) -> &'static str {
         self.name
     }

@@ -136,6 +136,6 @@ fn a_raw_image_whose_guest_wrote_a_header_to_address_zero_opens_when_told_so() {
 #[test]
 fn every_format_has_a_name_of_its_own() {
     let names: Vec<_> = FORMATS.iter().map(|format| format.name()).collect();
-    assert_eq!(names, ["elf", "lime", "xl-save", "raw"]);
+    assert_eq!(names, ["xen-core", "elf", "lime", "xl-save", "raw"]);
     assert!(Format::by_name("vmdk").is_none());
 }

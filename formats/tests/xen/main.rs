@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod build;
+mod core;
 mod image;
 mod stream;
 mod write;
