@@ -26,13 +26,14 @@ mod xen {
 ";
 
     /// The functions that are used; bindgen adds the types they need.
-    const FUNCTIONS: [&str; 9] = [
+    const FUNCTIONS: [&str; 10] = [
         "xc_interface_(open|close)",
         "xc_domain_(pause|unpause|getinfolist|maximum_gpfn|resume)",
         "xc_domain_(hvm_getcontext|get_tsc_info)",
         "xc_(shadow|logdirty)_control",
         "xc__hypercall_buffer_(alloc|free)_pages",
-        "xc_hvm_param_get",
+        "xc_hvm_param_get|xc_version",
+        "xc_cpu_policy_(init|destroy|get_size|get_domain|serialise)",
         "xenforeignmemory_(open|close|map2|unmap)",
         "xs_(open|close|read|write|directory)",
         "xs_resume_domain|free",

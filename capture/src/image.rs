@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use varve_formats::FormatError;
 use varve_formats::image::Image;
-use varve_formats::{FormatError, Vcpu};
 use varve_store::Archive;
 
 use crate::ingest::{History, Ingest, Manner, nanoseconds};
-use crate::source::{GuestMemory, Registers, Source};
+use crate::source::{GuestMemory, Registers, Remainder, Source};
 use crate::{CaptureError, Ended, Interrupt, Observer, Options, SourceError};
 
 /// An image file.
@@ -43,8 +43,8 @@ impl Source for ImageFile {
 }
 
 impl Registers for ImageFile {
-    fn vcpus(&self) -> Result<Vec<Vcpu>, SourceError> {
-        Ok(self.image.vcpus().to_vec())
+    fn read(&self) -> Result<Remainder, SourceError> {
+        Ok(Remainder { vcpus: self.image.vcpus().to_vec(), state: None })
     }
 }
 

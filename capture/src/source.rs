@@ -63,11 +63,6 @@ pub trait Source: Sync {
         None
     }
 
-    /// How to read the state that is not in memory.
-    fn state(&self) -> Option<&dyn State> {
-        None
-    }
-
     /// How to read registers.
     fn registers(&self) -> Option<&dyn Registers> {
         None
@@ -134,20 +129,20 @@ pub trait Pause: Sync {
 
 /// A guest whose registers can be read.
 pub trait Registers: Sync {
-    /// The registers of every vCPU.
+    /// The registers, and what else the guest consists of. Called while the guest is held.
     ///
     /// # Errors
     /// [`SourceError`].
-    fn vcpus(&self) -> Result<Vec<Vcpu>, SourceError>;
+    fn read(&self) -> Result<Remainder, SourceError>;
 }
 
-/// A guest whose state beside memory and registers can be read: what is needed to start it again.
-pub trait State: Sync {
-    /// The state, in the encoding of the source. Called while the guest is held.
-    ///
-    /// # Errors
-    /// [`SourceError`].
-    fn state(&self) -> Result<Vec<u8>, SourceError>;
+/// What a guest consists of beside its memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remainder {
+    /// The registers of every vCPU.
+    pub vcpus: Vec<Vcpu>,
+    /// All that is needed to start the guest again, in the encoding of the source; `None` when it knows no way to.
+    pub state: Option<Vec<u8>>,
 }
 
 /// A guest that tells which frames were written to.

@@ -9,7 +9,7 @@ use varve_formats::{Fault, Gfn, Gpa, PAGE_SIZE, PhysicalMemory, Region, Vcpu};
 
 use crate::SourceError;
 use crate::ingest::scan::Scanner;
-use crate::source::{Dirty, DirtyLog, GuestMemory, Hold, Pause, Registers, Source};
+use crate::source::{Dirty, DirtyLog, GuestMemory, Hold, Pause, Registers, Remainder, Source};
 
 /// An operation that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,9 +231,10 @@ impl Pause for Scripted {
 }
 
 impl Registers for Scripted {
-    fn vcpus(&self) -> Result<Vec<Vcpu>, SourceError> {
+    fn read(&self) -> Result<Remainder, SourceError> {
         let nth = self.step(Step::Registers)?;
-        Ok(vec![Vcpu { rip: nth, ..Vcpu::default() }])
+        let vcpus = vec![Vcpu { rip: nth, ..Vcpu::default() }];
+        Ok(Remainder { vcpus, state: Some(nth.to_le_bytes().to_vec()) })
     }
 }
 

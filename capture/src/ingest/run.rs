@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use varve_formats::{Gfn, PAGE_SIZE, Region, Vcpu};
+use varve_formats::{Gfn, PAGE_SIZE, Region};
 use varve_store::FrameLayout;
 
 use super::changes::Changes;
@@ -15,7 +15,7 @@ use super::scan::Scanner;
 use super::staging::{Staging, Start};
 use super::{History, Ingest};
 use crate::report::PauseSplit;
-use crate::source::{Dirty, DirtyLog, GuestMemory, Pause, Source};
+use crate::source::{Dirty, DirtyLog, GuestMemory, Pause, Remainder, Source};
 use crate::{CaptureError, SourceError};
 
 /// How often what devices wrote to meanwhile is copied again before it is given up as residue.
@@ -24,7 +24,7 @@ const SETTLE_ROUNDS: usize = 8;
 /// What was read of the source for an epoch.
 pub(crate) struct Captured {
     pub(crate) taken_at: SystemTime,
-    pub(crate) registers: Registers,
+    pub(crate) registers: Remainder,
     /// Frames that were not quiet.
     pub(crate) residue: Vec<Region>,
     pub(crate) restorable: bool,
@@ -33,16 +33,9 @@ pub(crate) struct Captured {
     pub(crate) staging_wait: Duration,
 }
 
-/// What a guest consists of beside its memory.
-#[derive(Default)]
-pub(crate) struct Registers {
-    pub(crate) vcpus: Vec<Vcpu>,
-    pub(crate) state: Option<Vec<u8>>,
-}
-
 /// What was read while the guest was held.
 struct Read {
-    registers: Registers,
+    registers: Remainder,
     /// Frames that were not quiet.
     residue: Vec<Region>,
     /// Whether there are copies that are still to be compared.
@@ -262,18 +255,16 @@ impl<'a> Run<'a> {
         numbers
     }
 
-    fn registers(&self) -> Result<Registers, CaptureError> {
-        let vcpus = self.source.registers().map(|registers| registers.vcpus()).transpose();
-        let state = self.source.state().map(|state| state.state()).transpose();
-        let vcpus = vcpus.map_err(|error| self.failed(error))?.unwrap_or_default();
-        Ok(Registers { vcpus, state: state.map_err(|error| self.failed(error))? })
+    fn registers(&self) -> Result<Remainder, CaptureError> {
+        let read = self.source.registers().map(|registers| registers.read()).transpose();
+        read.map(Option::unwrap_or_default).map_err(|error| self.failed(error))
     }
 
     fn failed(&self, error: SourceError) -> CaptureError {
         CaptureError::source(self.source, error)
     }
 
-    fn captured(self, taken_at: SystemTime, registers: Registers, pause: Option<PauseSplit>) -> Captured {
+    fn captured(self, taken_at: SystemTime, registers: Remainder, pause: Option<PauseSplit>) -> Captured {
         let staging_wait = Duration::from_nanos(self.staging_wait_ns.into_inner());
         let frames_scanned = self.frames_scanned.into_inner();
         let (residue, restorable) = (Vec::new(), false);

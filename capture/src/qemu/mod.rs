@@ -20,10 +20,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use varve_formats::Vcpu;
 
 use crate::SourceError;
-use crate::source::{GuestMemory, Hold, Pause, Registers, Source, SourceKind};
+use crate::source::{GuestMemory, Hold, Pause, Registers, Remainder, Source, SourceKind};
 use layout::MemoryRange;
 use memory::{Backend, RamFiles};
 use qmp::Qmp;
@@ -148,14 +147,14 @@ impl Source for Qemu {
 }
 
 impl Registers for Qemu {
-    fn vcpus(&self) -> Result<Vec<Vcpu>, SourceError> {
+    fn read(&self) -> Result<Remainder, SourceError> {
         let printed = self.state().qmp.human("info registers -a", self.limits.answer)?;
         let vcpus = registers::parse(&printed);
         if vcpus.is_empty() {
             let reason = "no vCPU in it".to_owned();
             return Err(SourceError::Protocol { doing: "info registers -a".to_owned(), reason });
         }
-        Ok(vcpus)
+        Ok(Remainder { vcpus, state: None })
     }
 }
 

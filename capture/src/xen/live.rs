@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use varve_formats::Vcpu;
 use varve_formats::xen::hvm_context;
 
 use super::domain::{Domain, failed};
@@ -10,15 +9,17 @@ use super::hold::{Pausing, Suspending, undo};
 use super::journal::{Holding, Journal};
 use super::log::Log;
 use super::memory::DomainMemory;
+use super::state::Constants;
 use super::sys::ForeignMemory;
 use crate::SourceError;
-use crate::source::{Dirty, DirtyLog, GuestMemory, Pause, Registers, Source};
+use crate::source::{Dirty, DirtyLog, GuestMemory, Pause, Registers, Remainder, Source};
 
 /// A live domain.
 pub(super) struct Xen {
     domain: Arc<Domain>,
     journal: Arc<Journal>,
     foreign: Arc<ForeignMemory>,
+    constants: Constants,
     pausing: Pausing,
     /// There if the guest's kernel can suspend itself.
     suspending: Option<Suspending>,
@@ -65,6 +66,7 @@ impl Xen {
             ForeignMemory::open().map_err(|error| failed("opening the way to foreign memory", error))?;
         Ok(Self {
             pausing: Pausing { domain: Arc::clone(&domain), journal: Arc::clone(&journal) },
+            constants: Constants::read(&domain)?,
             suspending,
             foreign: Arc::new(foreign),
             journal,
@@ -143,10 +145,11 @@ impl Source for Xen {
 }
 
 impl Registers for Xen {
-    fn vcpus(&self) -> Result<Vec<Vcpu>, SourceError> {
+    fn read(&self) -> Result<Remainder, SourceError> {
         let context = self.domain.control.hvm_context(self.domain.id);
         let context = context.map_err(|error| self.domain.failed("reading the domain's registers", error))?;
-        Ok(hvm_context::vcpus(&context)?)
+        let vcpus = hvm_context::vcpus(&context)?;
+        Ok(Remainder { vcpus, state: Some(self.constants.with(&self.domain, context)?) })
     }
 }
 

@@ -25,6 +25,8 @@ mod log;
 #[cfg(feature = "xen")]
 mod memory;
 #[cfg(feature = "xen")]
+mod state;
+#[cfg(feature = "xen")]
 mod sys;
 
 use crate::SourceError;

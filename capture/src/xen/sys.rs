@@ -165,6 +165,56 @@ impl Control {
         Ok(value)
     }
 
+    /// Major and minor version of the hypervisor.
+    pub(super) fn version(&self) -> io::Result<(u32, u32)> {
+        // SAFETY: this question (`XENVER_version` of `xen/version.h`) has no argument.
+        let version = self.call(|xch| unsafe { ffi::xc_version(xch, 0, ptr::null_mut()) })?;
+        Ok((version >> 16, version & 0xffff))
+    }
+
+    /// What the domain's processors can do.
+    pub(super) fn cpu_policy(&self, id: u32) -> io::Result<CpuPolicy> {
+        let (mut leaves, mut msrs) = (0, 0);
+        // SAFETY: each pointer is to a number of its own.
+        self.call(|xch| unsafe { ffi::xc_cpu_policy_get_size(xch, &raw mut leaves, &raw mut msrs) })?;
+        let leaf = ffi::xen_cpuid_leaf_t { leaf: 0, subleaf: 0, a: 0, b: 0, c: 0, d: 0 };
+        let mut leaf_array = vec![leaf; leaves as usize];
+        let mut msr_array = vec![ffi::xen_msr_entry_t { idx: 0, flags: 0, val: 0 }; msrs as usize];
+        // SAFETY: the arrays have the sizes that were asked for; the policy is given back in any case.
+        let done = unsafe {
+            let policy = ffi::xc_cpu_policy_init();
+            if policy.is_null() {
+                return Err(io::ErrorKind::OutOfMemory.into());
+            }
+            let done = self.call(|xch| ffi::xc_cpu_policy_get_domain(xch, id, policy)).and_then(|_| {
+                let (leaf, msr) = (leaf_array.as_mut_ptr(), msr_array.as_mut_ptr());
+                let (leaves, msrs) = (&raw mut leaves, &raw mut msrs);
+                self.call(|xch| ffi::xc_cpu_policy_serialise(xch, policy, leaf, leaves, msr, msrs))
+            });
+            ffi::xc_cpu_policy_destroy(policy);
+            done
+        };
+        done?;
+        leaf_array.truncate(leaves as usize);
+        msr_array.truncate(msrs as usize);
+        Ok(CpuPolicy {
+            leaves: leaf_array
+                .iter()
+                .flat_map(|leaf| [leaf.leaf, leaf.subleaf, leaf.a, leaf.b, leaf.c, leaf.d])
+                .flat_map(u32::to_le_bytes)
+                .collect(),
+            msrs: msr_array
+                .iter()
+                .flat_map(|msr| {
+                    (u64::from(msr.idx) | u64::from(msr.flags) << 32)
+                        .to_le_bytes()
+                        .into_iter()
+                        .chain(msr.val.to_le_bytes())
+                })
+                .collect(),
+        })
+    }
+
     /// How the domain sees time.
     pub(super) fn tsc_info(&self, id: u32) -> io::Result<TscInfo> {
         let mut tsc = TscInfo::default();
@@ -188,6 +238,34 @@ impl Drop for Control {
         // SAFETY: nothing uses the handle afterwards.
         unsafe { ffi::xc_interface_close(self.handle().as_ptr()) };
     }
+}
+
+/// The parameters of a domain that a save stream holds, as Xen's own writer has them (`tools/libs/guest/xg_sr_save_x86_hvm.c`).
+pub(super) const HVM_PARAMS: [u32; 16] = [
+    ffi::HVM_PARAM_STORE_PFN,
+    ffi::HVM_PARAM_IOREQ_PFN,
+    ffi::HVM_PARAM_BUFIOREQ_PFN,
+    ffi::HVM_PARAM_PAGING_RING_PFN,
+    ffi::HVM_PARAM_MONITOR_RING_PFN,
+    ffi::HVM_PARAM_SHARING_RING_PFN,
+    ffi::HVM_PARAM_VM86_TSS_SIZED,
+    ffi::HVM_PARAM_CONSOLE_PFN,
+    ffi::HVM_PARAM_ACPI_IOPORTS_LOCATION,
+    ffi::HVM_PARAM_VIRIDIAN,
+    ffi::HVM_PARAM_IDENT_PT,
+    ffi::HVM_PARAM_VM_GENERATION_ID_ADDR,
+    ffi::HVM_PARAM_IOREQ_SERVER_PFN,
+    ffi::HVM_PARAM_NR_IOREQ_SERVER_PAGES,
+    ffi::HVM_PARAM_X87_FIP_WIDTH,
+    ffi::HVM_PARAM_MCA_CAP,
+];
+
+/// CPUID leaves and model-specific registers of a domain's processors, in the layout of a save stream.
+pub(super) struct CpuPolicy {
+    /// Of each leaf: number, sub-number, EAX, EBX, ECX, EDX; u32 (`xen_cpuid_leaf_t`).
+    pub(super) leaves: Vec<u8>,
+    /// Of each register: number u32, flags u32, value u64 (`xen_msr_entry_t`).
+    pub(super) msrs: Vec<u8>,
 }
 
 /// The time stamp counter of a domain (`XEN_DOMCTL_gettscinfo`).
