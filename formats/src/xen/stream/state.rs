@@ -73,7 +73,7 @@ impl SaveState {
     /// checkpointed stream.
     ///
     /// # Errors
-    /// [`FormatError`] past [`MAX_RECORD_BYTES`](super::MAX_RECORD_BYTES), [`MAX_RECORDS`] or [`MAX_STATE_BYTES`], and when
+    /// [`FormatError`] past [`MAX_RECORD_BYTES`], [`MAX_RECORDS`] or [`MAX_STATE_BYTES`], and when
     /// the record is [no part of a state](Record::is_state).
     pub fn keep(&mut self, record: Record) -> Result<(), FormatError> {
         if !Record::is_state(record.level, record.kind) || record.body.len() > MAX_RECORD_BYTES {
