@@ -13,8 +13,8 @@ use crate::{
 
 /// Make memory image files epochs of a VM, one each, in the order given
 ///
-/// Raw, LiME and ELF core files, Xen's save files and Xen's cores are told apart by what they begin with. An epoch counts as taken when its file was last
-/// written.
+/// Raw, LiME and ELF core files, Xen's save files and Xen's cores are told apart by what they begin with. An epoch
+/// counts as taken when its file was last written.
 #[derive(Args)]
 #[command(after_help = "Example:\n  varve -r /srv/varve --vm web1 import monday.lime tuesday.lime")]
 pub(crate) struct Import {
