@@ -132,6 +132,31 @@ fn a_capture_that_is_killed_loses_no_epoch_and_the_next_lets_the_domain_go() {
 }
 
 #[test]
+fn a_domain_is_started_again_from_an_epoch_in_which_it_was_suspended() {
+    let mut host = host();
+    let mut guest = host.guest("again");
+    guest.write_file("/run/evidence", "of the first epoch").unwrap();
+    host.json("again", &["capture", "xen:again", "--epochs", "2", "--restore-point-every", "2"], 0);
+    guest.write_file("/run/evidence", "of later").unwrap();
+    let restorable = host.json("again", &["epochs"], 0);
+    assert_eq!(restorable.iter().map(|epoch| epoch["restorable"] == true).collect::<Vec<_>>(), [true, false]);
+    let refused = host.varve("again", &["export", "1", "--format", "xl-save", "-o", "/tmp/refused"]);
+    assert_eq!(refused.status, Some(1));
+    assert!(refused.output.contains("it was paused, not suspended"), "{}", refused.output);
+
+    host.json("again", &["export", "0", "--format", "xl-save", "-o", "/tmp/save"], 0);
+    host.script("again", "xl destroy again\nxl restore -q -p /tmp/save");
+    host.reach_again(&mut guest);
+    host.script("again", "xl unpause again");
+    assert_eq!(guest.read_file("/run/evidence").unwrap(), b"of the first epoch\n");
+    let pid = guest.spawn("webd", 33, "/usr/bin/sleep", &["infinity"]).unwrap();
+    assert_eq!(guest.truth().unwrap().process(pid).unwrap().comm, "webd", "it runs on and can do new things");
+    // It is a domain like any other: it can be captured again, beside the history before.
+    let (epoch, truth) = undisturbed_epoch(&mut host, &mut guest, &["--quiesce", "suspend"]);
+    lists_agree(&mut host, "again", epoch, &truth);
+}
+
+#[test]
 fn what_happens_to_a_domain_under_a_capture_is_said() {
     let mut host = host();
     host.guest("fate");

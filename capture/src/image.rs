@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use varve_formats::FormatError;
 use varve_formats::image::Image;
+use varve_formats::xen::stream::SaveState;
 use varve_store::Archive;
 
 use crate::ingest::{History, Ingest, Manner, nanoseconds};
@@ -44,7 +45,8 @@ impl Source for ImageFile {
 
 impl Registers for ImageFile {
     fn read(&self) -> Result<Remainder, SourceError> {
-        Ok(Remainder { vcpus: self.image.vcpus().to_vec(), state: None })
+        let state = self.image.save_state().map(SaveState::encode);
+        Ok(Remainder { vcpus: self.image.vcpus().to_vec(), state })
     }
 }
 

@@ -6,6 +6,12 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use serde_json::Value;
 use varve_fixtures::{Ran, Xen, XenConfig, XenGuest, XenGuestConfig, XenHost};
 
+/// Takes earlier guests and their archives away.
+const CLEAN: &str = r#"xl list | while read -r name id rest; do
+    case $id in ID|0) ;; *) xl destroy "$id" ;; esac
+done
+rm -rf /tmp/*"#;
+
 /// Memory of a guest in MiB.
 const GUEST_MIB: u32 = 160;
 
@@ -52,6 +58,11 @@ impl Host {
         let guest = self.0.create(&config).unwrap();
         self.varve(name, &["init"]);
         guest
+    }
+
+    /// Reaches the guest again after its domain was replaced by one of the same name.
+    pub(crate) fn reach_again(&mut self, guest: &mut XenGuest) {
+        self.0.reach_again(guest).unwrap();
     }
 
     /// Runs the command in dom0 on the archive and the VM of this name.

@@ -1,6 +1,10 @@
 //! `varve export`: an epoch as a file that every tool opens.
 
-use std::{fs::File, io, path::PathBuf};
+use std::{
+    fs::File,
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -9,6 +13,7 @@ use varve_formats::{
     PhysicalMemory,
     symbols::isf,
     write::{self, CreateError, Existing, WriteError, Written},
+    xen::stream::{self, SaveState, ZeroPages},
 };
 use varve_store::EpochMemory;
 
@@ -22,10 +27,11 @@ use crate::{
 /// Write an epoch as a memory image, or its kernel's symbols
 ///
 /// raw: guest physical memory from address 0 on, holes and unreadable frames as zeros. lime: only what there is, with
-/// its addresses. isf: a symbol file for Volatility 3, made from the guest's own BTF and kallsyms.
+/// its addresses. isf: a symbol file for Volatility 3, made from the guest's own BTF and kallsyms. xl-save: what `xl restore`
+/// starts the domain from, for epochs that are restorable.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  varve -r /srv/varve --vm web1 export 3 --format raw -o web1-3.raw\n  varve -r /srv/varve --vm web1 export latest --format isf -o symbols/linux/web1.json"
+    after_help = "Examples:\n  varve -r /srv/varve --vm web1 export 3 --format raw -o web1-3.raw\n  varve -r /srv/varve --vm web1 export latest --format isf -o symbols/linux/web1.json\n  varve -r /srv/varve --vm web1 export 50 --format xl-save -o web1.save"
 )]
 pub(crate) struct Export {
     /// Which epoch
@@ -41,12 +47,31 @@ pub(crate) struct Export {
     force: bool,
 }
 
+/// The state that a domain can be started from, if the epoch keeps one.
+fn restorable(memory: &EpochMemory) -> Result<SaveState, Failure> {
+    let record = memory.record();
+    let advice = "`varve capture` with --quiesce suspend or --restore-point-every makes epochs that can, and `varve epochs \
+                  --json` tells which can";
+    match memory.state()? {
+        Some(state) if record.restorable => SaveState::decode(&state).map_err(Failure::new),
+        Some(_) => Err(Failure::new(format_args!(
+            "no domain can be started from epoch {}: it was paused, not suspended, and its devices were at work; {advice}",
+            record.number
+        ))),
+        None => Err(Failure::new(format_args!(
+            "no domain can be started from epoch {}: it has memory and registers only; {advice}",
+            record.number
+        ))),
+    }
+}
+
 /// What can be written.
 #[derive(Clone, Copy, ValueEnum)]
 enum Format {
     Raw,
     Lime,
     Isf,
+    XlSave,
 }
 
 impl Export {
@@ -62,6 +87,7 @@ impl Export {
         let written = match self.format {
             Format::Raw => self.image(context, &archive.epoch(&vm, epoch)?, write::raw::write),
             Format::Lime => self.image(context, &archive.epoch(&vm, epoch)?, write::lime::write),
+            Format::XlSave => self.save(context, &archive.epoch(&vm, epoch)?),
             Format::Isf => {
                 let history = History::open(&archive, &vm)?;
                 history.learn(epoch)?;
@@ -97,6 +123,21 @@ impl Export {
         let total = memory.regions().iter().map(|region| region.len).sum();
         let progress = context.progress_of_bytes(total, "exporting");
         self.create(|file| write(memory, file, &|bytes| progress.advance(bytes)))
+    }
+
+    fn save(&self, context: &Context<'_>, memory: &EpochMemory) -> Result<Written, Failure> {
+        let state = restorable(memory)?;
+        let total = memory.regions().iter().map(|region| region.len).sum();
+        let progress = context.progress_of_bytes(total, "exporting");
+        self.create(|file| {
+            let mut out = io::BufWriter::with_capacity(1 << 20, file);
+            let written =
+                stream::write(&state, memory, ZeroPages::Write, &mut out, &|bytes| progress.advance(bytes))?;
+            let flushed = out.flush();
+            let offset = written.file_bytes;
+            flushed.map_err(|source| WriteError::Io { doing: "the end of the stream", offset, source })?;
+            Ok::<_, WriteError>(written)
+        })
     }
 
     fn symbols(&self, history: &History, memory: &EpochMemory) -> Result<Written, Failure> {

@@ -77,7 +77,9 @@ impl<'a> Run<'a> {
         let Some(pause) = pause else {
             let registers = self.registers()?;
             self.scan(self.memory, previous, &Dirty::All, |_| {})?;
-            return Ok(self.captured(SystemTime::now(), registers, None));
+            // What does not change by itself was suspended when it was saved.
+            let restorable = registers.state.is_some();
+            return Ok(Captured { restorable, ..self.captured(SystemTime::now(), registers, None) });
         };
         let log = self.source.dirty_log();
         // Without a log every epoch compares everything, so that a copy ahead serves the first only.
