@@ -50,9 +50,7 @@ impl Host {
     /// Creates a guest and an archive for it, once the guests of earlier tests are out of the way: there is one processor
     /// for all.
     pub(crate) fn guest(&mut self, name: &str) -> XenGuest {
-        self.0
-            .script("xl list | awk 'NR > 2 { print $2 }' | xargs -r -n 1 xl destroy\nrm -rf /tmp/*")
-            .unwrap();
+        self.0.script(CLEAN).unwrap();
         let config =
             XenGuestConfig { name: name.to_owned(), memory_mib: GUEST_MIB, ..XenGuestConfig::default() };
         let guest = self.0.create(&config).unwrap();
