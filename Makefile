@@ -22,11 +22,13 @@ test: $(if $(CI),lint) ## every test: unit, property, and end to end on real gue
 	@scripts/setup build lab
 	@scripts/rocksdb
 	cargo test --workspace
+	cargo test --package varve-capture --test output_xen
 
 test-xen: ## the tests on a real Xen host alone (it runs under QEMU; `make test` has them too)
 	@scripts/setup build lab
 	@scripts/rocksdb
 	cargo test --test varve xen:: -- --nocapture
+	cargo test --package varve-capture --test output_xen
 
 xen-lab: ## a real Xen host with a guest: runs each line of standard input in its dom0
 	@scripts/setup build lab
@@ -38,6 +40,6 @@ bench: ## the benchmarks, each against a peer as a ratio in one run
 	@scripts/bench
 
 lint: ## shellcheck, formatting, clippy, documentation, licences of dependencies
-	@scripts/setup build lint
+	@scripts/setup build lab lint
 	@scripts/rocksdb
 	@scripts/lint

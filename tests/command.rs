@@ -68,6 +68,7 @@ fn imported_images_are_epochs_in_the_order_given_and_come_back_bit_for_bit() {
             "id",
             "pages",
             "pages_changed",
+            "residue",
             "restorable",
             "root",
             "source",

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use serde::Serialize;
+use varve_formats::PAGE_SIZE;
 use varve_store::EpochRecord;
 
 use crate::{
@@ -31,6 +32,7 @@ pub(crate) struct Row<'a> {
     root: String,
     id: String,
     restorable: bool,
+    residue: u64,
 }
 
 impl<'a> From<&'a EpochRecord> for Row<'a> {
@@ -46,6 +48,7 @@ impl<'a> From<&'a EpochRecord> for Row<'a> {
             root: record.root.to_string(),
             id: record.id.to_string(),
             restorable: record.restorable,
+            residue: record.residue.iter().map(|run| run.len / PAGE_SIZE as u64).sum(),
         }
     }
 }

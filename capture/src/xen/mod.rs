@@ -9,7 +9,7 @@
 //! be started from what is captured. The kernel takes milliseconds for that.
 //!
 //! **The domain always comes back.** Whatever fails while it is held, it is let go. For our own sudden death there is a
-//! [journal](journal) that says what was being done to which domain; the next capture of the domain, whatever
+//! journal that says what was being done to which domain; the next capture of the domain, whatever
 //! process that is, undoes it first.
 
 #[cfg(feature = "xen")]

@@ -5,8 +5,15 @@ use std::path::PathBuf;
 use varve_formats::xen::stream::{Config, DomainType, Header, Record, SaveState};
 
 use super::domain::Domain;
-use super::sys::{CpuPolicy, HVM_PARAMS};
+use super::sys::CpuPolicy;
 use crate::SourceError;
+
+/// The parameters of a domain that a save stream holds, as Xen's own writer has them (`tools/libs/guest/xg_sr_save_x86_hvm.c`),
+/// by their numbers in `xen/hvm/params.h`: where the rings for xenstore, for I/O requests (two), paging, monitoring and
+/// sharing are, the TSS for virtual 8086 mode, the console's ring, the place of ACPI's ports, what of Viridian there
+/// is, the identity page table, the generation id, I/O servers (two), the width of the FPU's instruction pointer, and
+/// machine check capabilities.
+const HVM_PARAMS: [u32; 16] = [1, 5, 6, 27, 28, 29, 37, 17, 19, 9, 12, 34, 32, 33, 36, 38];
 
 /// What does not change while the domain lives.
 pub(super) struct Constants {

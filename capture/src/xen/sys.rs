@@ -240,26 +240,6 @@ impl Drop for Control {
     }
 }
 
-/// The parameters of a domain that a save stream holds, as Xen's own writer has them (`tools/libs/guest/xg_sr_save_x86_hvm.c`).
-pub(super) const HVM_PARAMS: [u32; 16] = [
-    ffi::HVM_PARAM_STORE_PFN,
-    ffi::HVM_PARAM_IOREQ_PFN,
-    ffi::HVM_PARAM_BUFIOREQ_PFN,
-    ffi::HVM_PARAM_PAGING_RING_PFN,
-    ffi::HVM_PARAM_MONITOR_RING_PFN,
-    ffi::HVM_PARAM_SHARING_RING_PFN,
-    ffi::HVM_PARAM_VM86_TSS_SIZED,
-    ffi::HVM_PARAM_CONSOLE_PFN,
-    ffi::HVM_PARAM_ACPI_IOPORTS_LOCATION,
-    ffi::HVM_PARAM_VIRIDIAN,
-    ffi::HVM_PARAM_IDENT_PT,
-    ffi::HVM_PARAM_VM_GENERATION_ID_ADDR,
-    ffi::HVM_PARAM_IOREQ_SERVER_PFN,
-    ffi::HVM_PARAM_NR_IOREQ_SERVER_PAGES,
-    ffi::HVM_PARAM_X87_FIP_WIDTH,
-    ffi::HVM_PARAM_MCA_CAP,
-];
-
 /// CPUID leaves and model-specific registers of a domain's processors, in the layout of a save stream.
 pub(super) struct CpuPolicy {
     /// Of each leaf: number, sub-number, EAX, EBX, ECX, EDX; u32 (`xen_cpuid_leaf_t`).
