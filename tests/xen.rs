@@ -145,7 +145,7 @@ fn a_domain_is_started_again_from_an_epoch_in_which_it_was_suspended() {
     assert!(refused.output.contains("it was paused, not suspended"), "{}", refused.output);
 
     host.json("again", &["export", "0", "--format", "xl-save", "-o", "/tmp/save"], 0);
-    host.script("again", "xl destroy again\nxl restore -q -p /tmp/save");
+    host.script("again", "xl destroy again\nxl restore -p /tmp/save");
     host.reach_again(&mut guest);
     host.script("again", "xl unpause again");
     assert_eq!(guest.read_file("/run/evidence").unwrap(), b"of the first epoch\n");
