@@ -21,7 +21,7 @@ demo: ## capture a live guest while an intruder breaks in, and find the first co
 test: $(if $(CI),lint) ## every test: unit, property, and end to end on real guests
 	@scripts/setup build lab
 	@scripts/rocksdb
-	cargo test --workspace
+	cargo test --workspace --no-fail-fast
 	cargo test --package varve-capture --test output_xen
 
 test-xen: ## the tests on a real Xen host alone (it runs under QEMU; `make test` has them too)
