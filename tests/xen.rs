@@ -81,7 +81,7 @@ fn epochs_follow_each_other_under_load_and_the_pauses_are_split() {
     for (number, epoch) in epochs.iter().enumerate() {
         assert_eq!(epoch["epoch"], number);
         let pause = &epoch["pause_us"];
-        let parts = ["quiesce", "dirty", "copy", "scan", "registers", "resume"]
+        let parts = ["quiesce", "dirty", "copy", "scan", "registers", "disks", "resume"]
             .map(|part| pause[part].as_u64().unwrap());
         let total = pause["total"].as_u64().unwrap();
         assert!(total.abs_diff(parts.iter().sum::<u64>()) < 10, "{pause}");
@@ -162,12 +162,16 @@ fn a_domain_is_rolled_back_and_a_twin_is_started_beside_it() {
     let mut guest = host.guest("back");
     guest.write_file("/run/evidence", "of the first epoch").unwrap();
     let capture = ["capture", "xen:back", "--epochs", "2", "--restore-point-every", "2"];
-    host.json("back", &[&capture[..], &["--disk-snapshot", "xl list | grep -c back"]].concat(), 0);
+    let hook = "echo $VARVE_VM is; xl list | grep back | wc -l";
+    let captured = host.varve("back", &[&capture[..], &["--disk-snapshot", hook]].concat());
+    assert_eq!(captured.status, Some(0), "{}", captured.output);
     guest.write_file("/run/evidence", "of later").unwrap();
     let snapshots = host.json("back", &["epochs"], 0);
     assert_eq!(
         snapshots.iter().map(|epoch| epoch["disk_snapshot"].as_str()).collect::<Vec<_>>(),
-        [Some("1"), None]
+        [Some("back is\n1"), None],
+        "{}",
+        captured.output
     );
 
     let before = host.script("back", "xl domid back");

@@ -48,7 +48,7 @@ pub(super) fn unpause(id: u64) -> Result<(), RestoreError> {
 pub(super) fn restore<T>(
     write: impl FnOnce(&mut dyn io::Write) -> Result<T, RestoreError>,
 ) -> Result<T, RestoreError> {
-    let mut child = start(&["restore", "-p", "/dev/stdin"], Stdio::piped())?;
+    let mut child = start(&["restore", "-p", "/proc/self/fd/0"], Stdio::piped())?;
     let mut stdin = child.stdin.take();
     // Read meanwhile: what nobody reads would stop it.
     let (written, ended) = thread::scope(|scope| {
