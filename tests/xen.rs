@@ -81,7 +81,7 @@ fn epochs_follow_each_other_under_load_and_the_pauses_are_split() {
     for (number, epoch) in epochs.iter().enumerate() {
         assert_eq!(epoch["epoch"], number);
         let pause = &epoch["pause_us"];
-        let parts = ["quiesce", "dirty", "copy", "scan", "registers", "resume"]
+        let parts = ["quiesce", "dirty", "copy", "scan", "registers", "disks", "resume"]
             .map(|part| pause[part].as_u64().unwrap());
         let total = pause["total"].as_u64().unwrap();
         assert!(total.abs_diff(parts.iter().sum::<u64>()) < 10, "{pause}");
@@ -154,6 +154,58 @@ fn a_domain_is_started_again_from_an_epoch_in_which_it_was_suspended() {
     // It is a domain like any other: it can be captured again, beside the history before.
     let (epoch, truth) = undisturbed_epoch(&mut host, &mut guest, &["--quiesce", "suspend"]);
     lists_agree(&mut host, "again", epoch, &truth);
+}
+
+#[test]
+fn a_domain_is_rolled_back_and_a_twin_is_started_beside_it() {
+    let mut host = host();
+    let mut guest = host.guest("back");
+    guest.write_file("/run/evidence", "of the first epoch").unwrap();
+    let capture = ["capture", "xen:back", "--epochs", "2", "--restore-point-every", "2"];
+    let hook = "echo $VARVE_VM is; xl list | grep back | wc -l";
+    let captured = host.varve("back", &[&capture[..], &["--disk-snapshot", hook]].concat());
+    assert_eq!(captured.status, Some(0), "{}", captured.output);
+    guest.write_file("/run/evidence", "of later").unwrap();
+    let snapshots = host.json("back", &["epochs"], 0);
+    assert_eq!(
+        snapshots.iter().map(|epoch| epoch["disk_snapshot"].as_str()).collect::<Vec<_>>(),
+        [Some("back is\n1"), None],
+        "{}",
+        captured.output
+    );
+
+    let before = host.script("back", "xl domid back");
+    for (arguments, reason) in [
+        (&["rollback", "0"][..], "there is a domain \"back\" already"),
+        (&["rollback", "1", "--replace"][..], "it was paused, not suspended"),
+        (&["rollback", "0", "--name", "12"][..], "is no name for a domain"),
+    ] {
+        let refused = host.varve("back", arguments);
+        assert_eq!(refused.status, Some(1), "{}", refused.output);
+        assert!(refused.output.contains(reason), "{}", refused.output);
+    }
+    let tried = &host.json("back", &["rollback", "0", "--replace", "--dry-run"], 0)[0];
+    assert_eq!(tried["replaced"].to_string(), before.trim());
+    assert_eq!((&tried["domid"], &tried["dry_run"]), (&Value::Null, &true.into()));
+    assert_eq!(host.script("back", "xl domid back"), before, "nothing has changed so far");
+    assert_eq!(guest.read_file("/run/evidence").unwrap(), b"of later\n");
+
+    let done = &host.json("back", &["rollback", "0", "--replace"], 0)[0];
+    assert_eq!(done["domid"].to_string(), host.script("back", "xl domid back").trim());
+    assert_ne!(done["domid"].to_string(), before.trim());
+    host.reach_again(&mut guest);
+    assert_eq!(guest.read_file("/run/evidence").unwrap(), b"of the first epoch\n");
+    let pid = guest.spawn("webd", 33, "/usr/bin/sleep", &["infinity"]).unwrap();
+    assert_eq!(guest.truth().unwrap().process(pid).unwrap().comm, "webd", "it runs on and can do new things");
+
+    let twin = &host.json("back", &["rollback", "0", "--name", "twin", "--paused"], 0)[0];
+    assert_eq!((&twin["domain"], &twin["replaced"]), (&"twin".into(), &Value::Null));
+    assert_ne!(twin["uuid"], done["uuid"]);
+    let listed = host.script("back", "xl list");
+    let twin = listed.lines().find(|line| line.starts_with("twin ")).unwrap();
+    assert!(twin.contains("--p---"), "{listed}");
+    assert!(listed.lines().any(|line| line.starts_with("back ")), "{listed}");
+    host.script("back", "xl destroy twin");
 }
 
 #[test]

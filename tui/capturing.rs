@@ -65,6 +65,7 @@ struct Pause {
     copy: u64,
     scan: u64,
     registers: u64,
+    disks: u64,
     resume: u64,
 }
 
@@ -77,6 +78,7 @@ impl From<&PauseSplit> for Pause {
             copy: micros(split.copy),
             scan: micros(split.scan),
             registers: micros(split.registers),
+            disks: micros(split.disks),
             resume: micros(split.resume),
         }
     }

@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Diff(commands::diff::Diff),
     Check(commands::check::Check),
     Export(commands::export::Export),
+    Quarantine(commands::quarantine::Quarantine),
+    Rollback(commands::rollback::Rollback),
     Stats(commands::stats::Stats),
     Completions(commands::completions::Completions),
 }

@@ -8,6 +8,7 @@
 
 mod error;
 mod histogram;
+pub mod hook;
 mod image;
 mod ingest;
 mod observe;
@@ -15,6 +16,7 @@ mod outcome;
 pub mod output;
 pub mod qemu;
 mod report;
+pub mod restore;
 mod schedule;
 mod session;
 pub mod source;
@@ -24,6 +26,7 @@ mod xen;
 
 pub use error::SourceError;
 pub use histogram::Histogram;
+use hook::Hook;
 pub use image::import;
 pub use observe::{Interrupt, Observer};
 pub use outcome::{CaptureError, Ended};
@@ -31,15 +34,18 @@ pub use report::{EpochReport, PauseSplit, Summary};
 pub use session::{Plan, Quiesce, capture};
 
 /// What can be tuned.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Most bytes of copied pages that wait for the archive. When they are full a guest that is held is held
     /// longer; no page is ever dropped.
     pub staging_bytes: usize,
+    /// Run while a guest has suspended itself, to take a snapshot of its disks; what it prints is what the snapshot is
+    /// called. `VARVE_VM` and `VARVE_SOURCE` tell it which guest that is.
+    pub disk_snapshot: Option<Hook>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { staging_bytes: 256 << 20 }
+        Self { staging_bytes: 256 << 20, disk_snapshot: None }
     }
 }

@@ -19,6 +19,8 @@ pub struct PauseSplit {
     pub scan: Duration,
     /// To read its registers, and the state that is kept with them.
     pub registers: Duration,
+    /// To take a snapshot of its disks.
+    pub disks: Duration,
     /// Until it ran again.
     pub resume: Duration,
 }
@@ -26,7 +28,7 @@ pub struct PauseSplit {
 impl PauseSplit {
     /// All of it.
     pub fn total(&self) -> Duration {
-        self.quiesce + self.dirty + self.copy + self.scan + self.registers + self.resume
+        self.quiesce + self.dirty + self.copy + self.scan + self.registers + self.disks + self.resume
     }
 }
 

@@ -20,8 +20,19 @@ pub struct SourceKind {
     pub name: &'static str,
     /// What comes behind it, for help texts.
     pub argument: &'static str,
+    /// Whether this varve was built with what it takes; otherwise the error says how to.
+    pub(crate) available: fn() -> Result<(), SourceError>,
     /// Opens what is behind the colon.
     pub(crate) open: fn(&str) -> Result<Box<dyn Source>, SourceError>,
+}
+
+/// Whether sources of this kind can be opened by this varve at all.
+///
+/// # Errors
+/// [`SourceError`] that says what is missing.
+pub fn available(kind: &str) -> Result<(), SourceError> {
+    let known = SOURCES.iter().find(|known| known.name == kind);
+    known.map_or(Ok(()), |known| (known.available)())
 }
 
 /// Opens the source named `spec`, for instance `qemu:/run/web1.qmp`.

@@ -65,6 +65,8 @@ pub struct EpochRecord {
     pub state: Option<Digest>,
     /// Whether a guest can be started from this epoch.
     pub restorable: bool,
+    /// What the snapshot of the guest's disks that was taken with the epoch is called, if one was.
+    pub disk_snapshot: Option<String>,
 }
 
 /// What a capture says about an epoch when it commits it.
@@ -82,16 +84,20 @@ pub struct EpochMeta {
     pub state: Option<Vec<u8>>,
     /// Whether a guest can be started from this epoch.
     pub restorable: bool,
+    /// What the snapshot of the guest's disks is called that was taken with the epoch; at most 4,096 bytes.
+    pub disk_snapshot: Option<String>,
 }
 
 impl EpochMeta {
     /// Refuses what no record can hold, before anything is written.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         let state_len = self.state.as_ref().map_or(0, Vec::len);
+        let snapshot_len = self.disk_snapshot.as_ref().map_or(0, String::len);
         let sizes = [
             ("the source description", self.source.len(), epochs::MAX_SOURCE_LEN),
             ("the list of frames that were not quiet", self.residue.len(), epochs::MAX_RESIDUE),
             ("the state of the domain", state_len, blob::MAX_LEN),
+            ("the name of the snapshot of its disks", snapshot_len, epochs::MAX_SNAPSHOT_LEN),
         ];
         match sizes.iter().find(|(_, size, limit)| size > limit) {
             Some((what, _, limit)) => Err(StoreError::TooLarge { what, limit: *limit as u64 }),

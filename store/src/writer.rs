@@ -208,6 +208,7 @@ impl EpochWriter {
             root: root::root(self.layout.regions(), table.digests()),
             vcpus: meta.vcpus,
             residue: meta.residue,
+            disk_snapshot: meta.disk_snapshot,
             state: meta.state.as_deref().map(|state| Digest(*blake3::hash(state).as_bytes())),
             restorable: meta.restorable,
         };

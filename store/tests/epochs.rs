@@ -93,6 +93,7 @@ fn records_say_what_was_captured_and_form_a_chain() {
         source: "double".into(),
         vcpus: vcpus.clone(),
         residue: residue.clone(),
+        disk_snapshot: Some("vg/web1-0".into()),
         state: Some(b"vCPU contexts".repeat(9)),
         restorable: true,
     };
@@ -108,6 +109,7 @@ fn records_say_what_was_captured_and_form_a_chain() {
     assert_eq!(second.vm, "web1");
     assert!(second.committed_at_ns >= first.committed_at_ns);
     assert_eq!((first.state, &second.residue), (None, &residue));
+    assert_eq!(second.disk_snapshot.as_deref(), Some("vg/web1-0"));
     let memory = archive.epoch("web1", 1).unwrap();
     assert_eq!(memory.vcpus(), vcpus);
     assert_eq!(memory.state().unwrap().unwrap(), b"vCPU contexts".repeat(9));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use varve_capture::{Plan, Quiesce, source};
+use varve_capture::{Plan, Quiesce, hook::Hook, source};
 
 use crate::{
     capturing::{Reporter, conclude},
@@ -42,6 +42,10 @@ pub(crate) struct Capture {
     /// Have the guest suspend itself for every K-th epoch, and pause it for the others
     #[arg(long, value_name = "K", conflicts_with = "quiesce", value_parser = clap::value_parser!(u64).range(1..))]
     restore_point_every: Option<u64>,
+    /// Run this command to take a snapshot of the disks while the guest has suspended itself, and keep with the epoch what it
+    /// prints: rollback gives that to --disk-restore. $VARVE_VM and $VARVE_SOURCE say which guest; after 30 s it is killed
+    #[arg(long, value_name = "CMD")]
+    disk_snapshot: Option<String>,
 }
 
 /// How a guest is held still.
@@ -65,14 +69,21 @@ impl Capture {
         };
         let quiesce = Quiesce { suspend_every };
         let plan = Plan { quiesce, ..Plan::every(self.interval, self.epochs) };
-        let options = varve_capture::Options::default();
+        if suspend_every == 0 && self.disk_snapshot.is_some() {
+            return Err(Failure::usage(
+                "--disk-snapshot needs --quiesce suspend or --restore-point-every: the disks of a guest \
+                                       that is only paused are not in order",
+            ));
+        }
+        let disk_snapshot = self.disk_snapshot.as_deref().map(Hook::for_disks);
+        let options = varve_capture::Options { disk_snapshot, ..varve_capture::Options::default() };
         let ended = varve_capture::capture(&*source, &archive, vm, &plan, &options, &interrupt, &reporter);
         conclude(context, reporter, ended, true)
     }
 }
 
 /// Parses a duration with its unit.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
     let parsed = units.iter().find_map(|(unit, milliseconds)| {
         let number: u64 = text.strip_suffix(unit)?.trim().parse().ok()?;

@@ -33,6 +33,8 @@ pub(crate) struct Row<'a> {
     id: String,
     restorable: bool,
     residue: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_snapshot: Option<&'a str>,
 }
 
 impl<'a> From<&'a EpochRecord> for Row<'a> {
@@ -48,6 +50,7 @@ impl<'a> From<&'a EpochRecord> for Row<'a> {
             root: record.root.to_string(),
             id: record.id.to_string(),
             restorable: record.restorable,
+            disk_snapshot: record.disk_snapshot.as_deref(),
             residue: record.residue.iter().map(|run| run.len / PAGE_SIZE as u64).sum(),
         }
     }

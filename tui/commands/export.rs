@@ -48,7 +48,7 @@ pub(crate) struct Export {
 }
 
 /// The state that a domain can be started from, if the epoch keeps one.
-fn restorable(memory: &EpochMemory) -> Result<SaveState, Failure> {
+pub(crate) fn restorable(memory: &EpochMemory) -> Result<SaveState, Failure> {
     let record = memory.record();
     let advice = "`varve capture` with --quiesce suspend or --restore-point-every makes epochs that can, and `varve epochs \
                   --json` tells which can";

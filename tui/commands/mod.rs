@@ -9,6 +9,8 @@ pub(crate) mod export;
 pub(crate) mod first_bad;
 pub(crate) mod import;
 pub(crate) mod init;
+pub(crate) mod quarantine;
+pub(crate) mod rollback;
 pub(crate) mod scan;
 pub(crate) mod show;
 pub(crate) mod stats;
@@ -37,6 +39,8 @@ pub(crate) fn run(cli: &Cli) -> Result<Status, Failure> {
         Command::Diff(command) => command.run(&context),
         Command::Check(command) => command.run(&context),
         Command::Export(command) => command.run(&context),
+        Command::Quarantine(command) => command.run(&context),
+        Command::Rollback(command) => command.run(&context),
         Command::Stats(command) => command.run(&context),
         Command::Completions(command) => command.run(),
     }

@@ -92,6 +92,7 @@ impl Ingest<'_> {
             residue: captured.residue,
             state: captured.registers.state,
             restorable: captured.restorable,
+            disk_snapshot: captured.disk_snapshot,
         })?;
         history.in_step = true;
         let report = EpochReport {

@@ -28,6 +28,8 @@ pub(crate) struct Captured {
     /// Frames that were not quiet.
     pub(crate) residue: Vec<Region>,
     pub(crate) restorable: bool,
+    /// What the snapshot of its disks is called.
+    pub(crate) disk_snapshot: Option<String>,
     pub(crate) pause: Option<PauseSplit>,
     pub(crate) frames_scanned: u64,
     pub(crate) staging_wait: Duration,
@@ -121,6 +123,8 @@ impl<'a> Run<'a> {
         }
         let suspended = suspend && held.others_reason().is_none();
         let read = self.read_held(previous, in_step, copies, &mut split, &mut watch);
+        let disk_snapshot = self.snapshot_disks(suspended && read.is_ok());
+        split.disks = watch.lap();
         let released = held.release();
         split.resume = watch.lap();
         let read = match (read, released) {
@@ -143,7 +147,7 @@ impl<'a> Run<'a> {
         }
         let restorable = suspended && read.registers.state.is_some();
         let captured = self.captured(taken_at, read.registers, Some(split));
-        Ok(Captured { residue: read.residue, restorable, ..captured })
+        Ok(Captured { residue: read.residue, restorable, disk_snapshot, ..captured })
     }
 
     fn read_held(
@@ -173,6 +177,14 @@ impl<'a> Run<'a> {
         let registers = self.registers()?;
         split.registers = watch.lap();
         Ok(Read { registers, residue, copied })
+    }
+
+    /// Runs the user's command for snapshots of disks, if the guest has brought them in order by suspending itself.
+    /// Without a snapshot the epoch is still worth having.
+    fn snapshot_disks(&self, suspended: bool) -> Option<String> {
+        let hook = self.ingest.options.disk_snapshot.as_ref().filter(|_| suspended)?;
+        let taken = hook.run(&[("VARVE_VM", self.ingest.vm), ("VARVE_SOURCE", &self.source.spec())]);
+        taken.map_err(|error| self.ingest.observer.remark(&error.to_string())).ok()
     }
 
     /// Whether copies of these frames take no more memory than may wait for the archive.
@@ -269,8 +281,17 @@ impl<'a> Run<'a> {
     fn captured(self, taken_at: SystemTime, registers: Remainder, pause: Option<PauseSplit>) -> Captured {
         let staging_wait = Duration::from_nanos(self.staging_wait_ns.into_inner());
         let frames_scanned = self.frames_scanned.into_inner();
-        let (residue, restorable) = (Vec::new(), false);
-        Captured { taken_at, registers, residue, restorable, pause, frames_scanned, staging_wait }
+        let (residue, restorable, disk_snapshot) = Default::default();
+        Captured {
+            taken_at,
+            registers,
+            residue,
+            restorable,
+            disk_snapshot,
+            pause,
+            frames_scanned,
+            staging_wait,
+        }
     }
 }
 

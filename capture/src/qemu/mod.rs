@@ -31,6 +31,7 @@ use qmp::Qmp;
 pub(crate) const KIND: SourceKind = SourceKind {
     name: "qemu",
     argument: "SOCKET",
+    available: || Ok(()),
     open: |socket| Ok(Box::new(Qemu::connect(Path::new(socket), Limits::default())?)),
 };
 

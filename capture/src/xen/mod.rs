@@ -33,7 +33,12 @@ use crate::SourceError;
 use crate::source::{Source, SourceKind};
 
 /// The line for [`SOURCES`](crate::source::SOURCES).
-pub(crate) const KIND: SourceKind = SourceKind { name: "xen", argument: "DOMAIN", open };
+pub(crate) const KIND: SourceKind = SourceKind { name: "xen", argument: "DOMAIN", available, open };
+
+#[cfg(feature = "xen")]
+fn available() -> Result<(), SourceError> {
+    Ok(())
+}
 
 #[cfg(feature = "xen")]
 fn open(domain: &str) -> Result<Box<dyn Source>, SourceError> {
@@ -41,9 +46,18 @@ fn open(domain: &str) -> Result<Box<dyn Source>, SourceError> {
 }
 
 #[cfg(not(feature = "xen"))]
+fn available() -> Result<(), SourceError> {
+    Err(missing())
+}
+
+#[cfg(not(feature = "xen"))]
 fn open(_domain: &str) -> Result<Box<dyn Source>, SourceError> {
+    Err(missing())
+}
+
+#[cfg(not(feature = "xen"))]
+fn missing() -> SourceError {
     let reason = "this varve was built without Xen's libraries: on the Xen host's release, install libxen-dev and build with \
-                  `cargo build --release --features xen`"
-        .to_owned();
-    Err(SourceError::Unsuitable { reason })
+                  `cargo build --release --features xen`";
+    SourceError::Unsuitable { reason: reason.to_owned() }
 }

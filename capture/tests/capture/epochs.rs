@@ -173,7 +173,7 @@ fn a_small_staging_limit_loses_nothing() {
         }),
     );
     let plan = Plan::every(Duration::ZERO, Some(2));
-    let options = Options { staging_bytes: 1 };
+    let options = Options { staging_bytes: 1, ..Options::default() };
     let ended = capture(&guest, &scratch.archive, VM, &plan, &options, &(), &());
     assert!(ended.error.is_none(), "{:?}", ended.error);
     for epoch in 0..2 {

@@ -27,6 +27,7 @@
 //! each, a table register with its limit u16 behind
 //! section 2, residue, there unless none: count u32, then start u64 and length u64 of each run of frames, in bytes
 //! section 3, state, there if the domain's state is kept: its BLAKE3 hash
+//! section 4, disk snapshot, there if one was taken: what it is called, in UTF-8
 //! ```
 //!
 //! The id of a record is the BLAKE3 hash of these bytes, which hold the id of the record before: a hash chain. A
@@ -49,12 +50,16 @@ const RESTORABLE: u8 = 1 << 0;
 const SECTION_VCPUS: u16 = 1;
 const SECTION_RESIDUE: u16 = 2;
 const SECTION_STATE: u16 = 3;
+const SECTION_DISK_SNAPSHOT: u16 = 4;
 
 /// Longest source description, in bytes.
 pub(crate) const MAX_SOURCE_LEN: usize = 4096;
 
 /// Most runs of frames that were not quiet.
 pub(crate) const MAX_RESIDUE: usize = 1 << 16;
+
+/// Longest name of a snapshot of disks, in bytes.
+pub(crate) const MAX_SNAPSHOT_LEN: usize = 4096;
 
 /// (VM, epoch) to record.
 pub(crate) struct Epochs;
@@ -118,6 +123,9 @@ pub(crate) fn encode(record: &EpochRecord) -> Result<Vec<u8>, StoreError> {
     }
     if let Some(state) = &record.state {
         sections.push((SECTION_STATE, state.0.to_vec()));
+    }
+    if let Some(snapshot) = &record.disk_snapshot {
+        sections.push((SECTION_DISK_SNAPSHOT, snapshot.clone().into_bytes()));
     }
     out.put(&(sections.len() as u16).to_le_bytes());
     for (tag, content) in sections {
@@ -189,6 +197,7 @@ fn decode(bytes: &[u8]) -> Result<EpochRecord, Malformed> {
         vcpus: Vec::new(),
         residue: Vec::new(),
         state: None,
+        disk_snapshot: None,
     };
     if record.previous.is_some() != (record.number > 0) {
         return Err(Malformed::new("every record but the first names the one before"));
@@ -227,10 +236,20 @@ fn decode_sections(reader: &mut Reader<'_>, record: &mut EpochRecord) -> Result<
             SECTION_VCPUS => record.vcpus = vcpus::decode(content)?,
             SECTION_RESIDUE => record.residue = decode_residue(content)?,
             SECTION_STATE => record.state = Some(decode_digest(content)?),
+            SECTION_DISK_SNAPSHOT => record.disk_snapshot = Some(decode_snapshot(content)?),
             tag => return Err(Malformed::new(format!("section {tag} is unknown to this varve"))),
         }
     }
     Ok(())
+}
+
+fn decode_snapshot(bytes: &[u8]) -> Result<String, Malformed> {
+    match std::str::from_utf8(bytes) {
+        Ok(name) if bytes.len() <= MAX_SNAPSHOT_LEN => Ok(name.to_owned()),
+        _ => Err(Malformed::new(format!(
+            "the snapshot of disks is not called by {MAX_SNAPSHOT_LEN} bytes of text"
+        ))),
+    }
 }
 
 fn decode_digest(bytes: &[u8]) -> Result<Digest, Malformed> {

@@ -39,6 +39,7 @@ prop_compose! {
         residue in proptest::collection::vec((0u64..9, 1u64..9), 0..4),
         state in proptest::option::of(any::<[u8; 32]>()),
         restorable: bool,
+        disk_snapshot in proptest::option::of(".{0,50}"),
     ) -> EpochRecord {
         let mut next = 0;
         let regions = runs.into_iter().map(|(gap, frames)| {
@@ -50,7 +51,7 @@ prop_compose! {
         EpochRecord {
             id: EpochId([0; 32]), previous: (number > 0).then_some(EpochId(id)), number, vm, source, varve_version, regions,
             taken_at_ns: times.0, committed_at_ns: times.1, pages, pages_zero, pages_changed, pages_stored, bytes_stored,
-            root: Digest(root), vcpus, restorable, state: state.map(Digest),
+            root: Digest(root), vcpus, restorable, state: state.map(Digest), disk_snapshot,
             residue: residue.into_iter().map(|(start, frames)| Region { start: Gpa(start << 12), len: frames << 12 }).collect(),
         }
     }
@@ -104,6 +105,7 @@ fn sample() -> EpochRecord {
         residue: Vec::new(),
         state: None,
         restorable: false,
+        disk_snapshot: None,
     }
 }
 

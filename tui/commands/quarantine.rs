@@ -1,0 +1,111 @@
+//! `varve quarantine`: a domain as it was at an epoch, where it can harm nobody, and watched.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use clap::Args;
+use varve_capture::{Options, Plan, source};
+use varve_store::{Access, Archive};
+
+use crate::{
+    capturing::{Reporter, conclude},
+    commands::{capture::duration, rollback},
+    context::Context,
+    exit::{Failure, Status},
+    interrupt::Interrupt,
+};
+
+/// Start a Xen domain as it was at an epoch on an isolated bridge under another name, and capture it there
+///
+/// What an intruder does next is seen without harm: the domain has no network but the bridge, which must not lead to a network
+/// card. It is a VM of its own in the archive, of the name of the domain, and is captured until interrupted; it then runs on.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  ip link add island type bridge && ip link set island up\n  varve -r /srv/varve --vm web1 quarantine 41 --bridge island --without-disk\n  varve -r /srv/varve --vm web1 quarantine 41 --bridge island --name trap --capture-to /srv/trap"
+)]
+pub(crate) struct Quarantine {
+    /// Which epoch
+    epoch: String,
+    /// Its name, there and in the archive [default: the VM's with -quarantine]
+    #[arg(long)]
+    name: Option<String>,
+    /// The bridge that its network interfaces are connected to
+    #[arg(long)]
+    bridge: String,
+    #[command(flatten)]
+    disks: rollback::Disks,
+    /// Time from the start of one epoch to the start of the next, such as 200ms, 10s or 5m
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    interval: Duration,
+    /// Stop after this many epochs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    epochs: Option<u64>,
+    /// Capture into another archive, for instance because a capture is still writing to this one
+    #[arg(long, value_name = "DIR")]
+    capture_to: Option<PathBuf>,
+}
+
+impl Quarantine {
+    pub(crate) fn run(&self, context: &Context<'_>) -> Result<Status, Failure> {
+        isolated(&self.bridge)?;
+        let archive = context.open()?;
+        let vm = context.vm(&archive)?;
+        let epoch = context.epoch(&archive, &vm, &self.epoch)?;
+        let memory = archive.epoch(&vm, epoch)?;
+        let name = self.name.clone().unwrap_or_else(|| format!("{vm}-quarantine"));
+        // Whatever keeps it from being captured is found before it is started.
+        source::available("xen").map_err(Failure::new)?;
+        let target = match &self.capture_to {
+            Some(path) => Archive::open(path, Access::Write)?,
+            None => context.open_for_writing()?,
+        };
+        let wishes = self.disks.wishes(&memory, Some(name.clone()), Some(self.bridge.clone()), false);
+        let plan = rollback::plan(&memory, wishes)?;
+        let interrupt = Interrupt::install()?;
+        let Some(domain) = rollback::carry_out(context, plan, &memory, &interrupt, false)?.done else {
+            return Ok(Status::Nothing);
+        };
+        let source = source::open(&format!("xen:{}", domain.id)).map_err(Failure::new)?;
+        domain.unpause().map_err(Failure::new)?;
+        context.remark(format_args!(
+            "{name} is domain {} on bridge {}, as {vm} was at epoch {epoch}; it is captured from here on",
+            domain.id, self.bridge
+        ));
+        let reporter = Reporter::new(context, &target, &name);
+        let plan = Plan::every(self.interval, self.epochs);
+        let ended = varve_capture::capture(
+            &*source,
+            &target,
+            &name,
+            &plan,
+            &Options::default(),
+            &interrupt,
+            &reporter,
+        );
+        conclude(context, reporter, ended, true)
+    }
+}
+
+/// A bridge is isolated when what is connected to it are guests: nothing with a card behind it, and nothing that leads on.
+fn isolated(bridge: &str) -> Result<(), Failure> {
+    let class = PathBuf::from("/sys/class/net");
+    let ports = fs::read_dir(class.join(bridge).join("brif")).map_err(|error| {
+        Failure::new(format_args!(
+            "{bridge:?} is no bridge of this host ({error}): `ip link add {bridge} type bridge && ip link set {bridge} up` makes one"
+        ))
+    })?;
+    for port in ports.filter_map(Result::ok) {
+        let place = class.join(port.file_name());
+        let subsystem = fs::read_link(place.join("device/subsystem")).ok();
+        let card = subsystem.is_some_and(|subsystem| !subsystem.ends_with("xen-backend"));
+        let lower = fs::read_dir(&place).map_err(Failure::new)?.filter_map(Result::ok);
+        let leads_on =
+            lower.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("lower_"));
+        if card || leads_on {
+            return Err(Failure::new(format_args!(
+                "bridge {bridge:?} is not isolated: {:?} on it leads to a network",
+                port.file_name()
+            )));
+        }
+    }
+    Ok(())
+}
