@@ -10,6 +10,9 @@ use super::sys::DomainInfo;
 use crate::SourceError;
 use crate::source::{Hold, Pause};
 
+/// How the guest takes events from Xen; zero until its drivers have asked for them (`xen/hvm/params.h`).
+const HVM_PARAM_CALLBACK_IRQ: u32 = 0;
+
 /// How long a guest may take to notice that it is to suspend itself.
 const NOTICE: Duration = Duration::from_secs(10);
 
@@ -63,9 +66,13 @@ pub(super) struct Suspending {
 }
 
 impl Suspending {
-    /// Whether the guest's kernel has offered to suspend itself (`control/feature-suspend`, docs/misc/xenstore-paths).
+    /// Whether the guest's kernel has offered to suspend itself: it says so when it boots (`control/feature-suspend`,
+    /// docs/misc/xenstore-paths), but not again when it was restored. Like libxl, believe one then that takes events.
     pub(super) fn is_offered(domain: &Domain) -> bool {
-        matches!(domain.store.read(&domain.path("control/feature-suspend")), Ok(Some(value)) if value == "1")
+        let said = domain.store.read(&domain.path("control/feature-suspend"));
+        let takes_events =
+            || domain.control.hvm_param(domain.id, HVM_PARAM_CALLBACK_IRQ).is_ok_and(|via| via != 0);
+        matches!(said, Ok(Some(value)) if value == "1") || takes_events()
     }
 }
 
