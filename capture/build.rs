@@ -32,9 +32,9 @@ mod xen {
         "xc_domain_(hvm_getcontext|get_tsc_info)",
         "xc_(shadow|logdirty)_control",
         "xc__hypercall_buffer_(alloc|free)_pages",
-        "xc_hvm_param_get|xc_version",
+        "xc_hvm_param_get|xc_version|xc_gnttab_query_size",
         "xc_cpu_policy_(init|destroy|get_size|get_domain|serialise)",
-        "xenforeignmemory_(open|close|map2|unmap)",
+        "xenforeignmemory_(open|close|map2|unmap|map_resource|unmap_resource)",
         "xs_(open|close|read|write|directory)",
         "xs_resume_domain|free",
     ];
@@ -52,7 +52,9 @@ mod xen {
             builder = builder.allowlist_function(function);
         }
         let bindings = builder
-            .allowlist_var("XEN_DOMINF_.*|XEN_DOMCTL_SHADOW_OP_.*|SHUTDOWN_suspend|HVM_PARAM_.*")
+            .allowlist_var(
+                "XEN_DOMINF_.*|XEN_DOMCTL_SHADOW_OP_.*|SHUTDOWN_suspend|HVM_PARAM_.*|XENMEM_resource_.*",
+            )
             .layout_tests(false)
             .generate_comments(false)
             .rust_edition(bindgen::RustEdition::Edition2024)

@@ -4,7 +4,8 @@ use std::fmt::Write;
 use std::io;
 use std::sync::Arc;
 
-use super::sys::{Control, DomainInfo, Store};
+use super::info::DomainInfo;
+use super::sys::{Control, Store};
 use crate::SourceError;
 
 /// A domain and the ways to reach it.

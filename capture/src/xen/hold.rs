@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::domain::{Domain, failed};
+use super::info::DomainInfo;
 use super::journal::{Holding, Journal};
-use super::sys::DomainInfo;
 use crate::SourceError;
 use crate::source::{Hold, Pause};
 

@@ -9,6 +9,7 @@ use super::hold::{Pausing, Suspending, undo};
 use super::journal::{Holding, Journal};
 use super::log::Log;
 use super::memory::DomainMemory;
+use super::own::Own;
 use super::state::Constants;
 use super::sys::ForeignMemory;
 use crate::SourceError;
@@ -29,6 +30,7 @@ pub(super) struct Xen {
 struct State {
     memory: Option<Arc<DomainMemory>>,
     log: Log,
+    own: Own,
     name: String,
     remarks: Vec<String>,
 }
@@ -73,6 +75,7 @@ impl Xen {
             state: Mutex::new(State {
                 memory: None,
                 log: Log::default(),
+                own: Own::default(),
                 name: domain.name.clone(),
                 remarks,
             }),
@@ -109,7 +112,9 @@ impl Source for Xen {
         let pages = self.domain.info()?.pages;
         if let Some(memory) = &state.memory {
             if memory.pages == pages {
-                return Ok(memory.clone());
+                let memory = Arc::clone(memory);
+                state.own.look(&self.domain, &self.foreign, &memory)?;
+                return Ok(memory);
             }
             let change =
                 format!("the domain owned {} pages and now owns {pages}: mapping it anew", memory.pages);
@@ -119,6 +124,7 @@ impl Source for Xen {
         state.memory = None;
         let memory = Arc::new(DomainMemory::map(&self.domain, &self.foreign)?);
         state.log.mapped_anew();
+        state.own.look(&self.domain, &self.foreign, &memory)?;
         state.memory = Some(Arc::clone(&memory));
         Ok(memory)
     }
@@ -157,9 +163,15 @@ impl DirtyLog for Xen {
     fn take(&self) -> Result<Dirty, SourceError> {
         let mut state = self.state();
         let memory = self.mapped(&state)?;
-        let taken = state.log.take(&self.domain, &self.journal, &self.foreign, &memory);
-        if matches!(taken, Err(SourceError::Relaid)) {
-            state.memory = None;
+        let mut taken = state.log.take(&self.domain, &self.journal, &self.foreign, &memory);
+        match &mut taken {
+            Ok(Dirty::Frames(frames)) => {
+                frames.extend(state.own.frames().filter(|gfn| memory.has(*gfn)));
+                frames.sort_unstable();
+                frames.dedup();
+            }
+            Err(SourceError::Relaid) => state.memory = None,
+            _ => {}
         }
         taken
     }

@@ -3,7 +3,7 @@
 //! Xen write-protects the frames in the second level of page tables and notes each first write
 //! (`XEN_DOMCTL_SHADOW_OP_*` of `xen/domctl.h`). It also notes what it, or a backend through a grant, writes for the
 //! guest, and frames that are put into its memory (`xen/arch/x86/mm/p2m.c`). What a backend writes through a grant that
-//! it keeps mapped is noted when it is unmapped.
+//! it keeps mapped is noted when it is unmapped. What Xen writes of its own accord is not noted: see [`own`](super::own).
 
 use std::collections::BTreeSet;
 use std::io;

@@ -61,6 +61,11 @@ impl DomainMemory {
         self.locate(gfn).is_some()
     }
 
+    /// The frames there are, ascending.
+    pub(super) fn frames(&self) -> impl Iterator<Item = Gfn> {
+        self.runs.iter().flat_map(|run| (run.first.0..run.first.0 + run.frames).map(Gfn))
+    }
+
     /// Where the frame is in the mapping, and how many follow it, itself included.
     fn locate(&self, gfn: Gfn) -> Option<(u64, u64)> {
         let run = self.runs.get(self.runs.partition_point(|run| run.first <= gfn).checked_sub(1)?)?;

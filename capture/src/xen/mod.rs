@@ -17,6 +17,8 @@ mod domain;
 #[cfg(feature = "xen")]
 mod hold;
 #[cfg(feature = "xen")]
+mod info;
+#[cfg(feature = "xen")]
 mod journal;
 #[cfg(feature = "xen")]
 mod live;
@@ -24,6 +26,8 @@ mod live;
 mod log;
 #[cfg(feature = "xen")]
 mod memory;
+#[cfg(feature = "xen")]
+mod own;
 #[cfg(feature = "xen")]
 mod state;
 #[cfg(feature = "xen")]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use varve_formats::xen::stream::{Config, DomainType, Header, Record, SaveState};
 
 use super::domain::Domain;
-use super::sys::CpuPolicy;
+use super::info::CpuPolicy;
 use crate::SourceError;
 
 /// The parameters of a domain that a save stream holds, as Xen's own writer has them (`tools/libs/guest/xg_sr_save_x86_hvm.c`),

@@ -12,6 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use varve_formats::{Gfn, PAGE_SIZE};
 
+use super::info::{CpuPolicy, DomainInfo, TscInfo};
+
 mod ffi {
     #![allow(
         non_camel_case_types,
@@ -24,32 +26,6 @@ mod ffi {
         reason = "generated from Xen's headers"
     )]
     include!(concat!(env!("OUT_DIR"), "/xen.rs"));
-}
-
-/// What Xen knows of a domain (`xen_domctl_getdomaininfo`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct DomainInfo {
-    pub(super) id: u32,
-    /// The UUID the toolstack gave it.
-    pub(super) uuid: [u8; 16],
-    /// PVH or HVM, not PV.
-    pub(super) hvm: bool,
-    /// Whether Xen translates its memory with the processor's second level of page tables.
-    pub(super) hap: bool,
-    pub(super) dying: bool,
-    /// Paused by somebody in control of the host.
-    pub(super) paused: bool,
-    /// Why it shut down, if it did (`SHUTDOWN_*` of `xen/sched.h`).
-    pub(super) shutdown: Option<u32>,
-    /// Pages it owns.
-    pub(super) pages: u64,
-}
-
-impl DomainInfo {
-    /// Whether it has suspended itself.
-    pub(super) fn suspended(&self) -> bool {
-        self.shutdown == Some(ffi::SHUTDOWN_suspend)
-    }
 }
 
 /// Xen's control interface.
@@ -97,6 +73,7 @@ impl Control {
             shutdown: flag(ffi::XEN_DOMINF_shutdown)
                 .then_some(info.flags >> ffi::XEN_DOMINF_shutdownshift & ffi::XEN_DOMINF_shutdownmask),
             pages: info.tot_pages,
+            shared_info: Gfn(info.shared_info_frame),
         }))
     }
 
@@ -115,6 +92,18 @@ impl Control {
     pub(super) fn resume(&self, id: u32) -> io::Result<()> {
         // SAFETY: numbers only.
         self.call(|xch| unsafe { ffi::xc_domain_resume(xch, id, 1) }).map(drop)
+    }
+
+    /// Pages of the domain's grant table.
+    pub(super) fn grant_table_pages(&self, id: u32) -> io::Result<usize> {
+        let dom = u16::try_from(id).map_err(io::Error::other)?;
+        let mut size = ffi::gnttab_query_size { dom, nr_frames: 0, max_nr_frames: 0, status: 0 };
+        // SAFETY: the structure that the call fills.
+        self.call(|xch| unsafe { ffi::xc_gnttab_query_size(xch, &raw mut size) })?;
+        match size.status {
+            0 => usize::try_from(size.nr_frames).map_err(io::Error::other),
+            status => Err(io::Error::other(format!("Xen answers {status} (GNTST_*)"))),
+        }
     }
 
     /// The highest frame number of the domain.
@@ -240,23 +229,6 @@ impl Drop for Control {
     }
 }
 
-/// CPUID leaves and model-specific registers of a domain's processors, in the layout of a save stream.
-pub(super) struct CpuPolicy {
-    /// Of each leaf: number, sub-number, EAX, EBX, ECX, EDX; u32 (`xen_cpuid_leaf_t`).
-    pub(super) leaves: Vec<u8>,
-    /// Of each register: number u32, flags u32, value u64 (`xen_msr_entry_t`).
-    pub(super) msrs: Vec<u8>,
-}
-
-/// The time stamp counter of a domain (`XEN_DOMCTL_gettscinfo`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct TscInfo {
-    pub(super) mode: u32,
-    pub(super) elapsed_ns: u64,
-    pub(super) khz: u32,
-    pub(super) incarnation: u32,
-}
-
 /// A bit for each frame, in memory that Xen can write to.
 pub(super) struct Bitmap {
     control: std::sync::Arc<Control>,
@@ -353,7 +325,23 @@ impl ForeignMemory {
         };
         let address = NonNull::new(address.cast::<u8>()).ok_or_else(io::Error::last_os_error)?;
         let mapped = failed.iter().map(|error| *error == 0).collect();
-        Ok(Mapping { memory: std::sync::Arc::clone(self), address, mapped })
+        Ok(Mapping { memory: std::sync::Arc::clone(self), resource: None, address, mapped })
+    }
+
+    /// Maps the first `pages` pages of a domain's grant table as what they are, not by where the domain has them in its
+    /// memory. They must be there: Xen would make the table grow.
+    pub(super) fn map_grant_table(self: &std::sync::Arc<Self>, id: u32, pages: usize) -> io::Result<Mapping> {
+        let domain = u16::try_from(id).map_err(io::Error::other)?;
+        let (kind, part) = (ffi::XENMEM_resource_grant_table, ffi::XENMEM_resource_grant_table_id_shared);
+        let mut address = ptr::null_mut();
+        // SAFETY: the kernel chooses the place and writes it to `address`.
+        let resource = unsafe {
+            let (handle, frames, address) = (self.0.as_ptr(), pages as u64, &raw mut address);
+            ffi::xenforeignmemory_map_resource(handle, domain, kind, part, 0, frames, address, PROT_READ, 0)
+        };
+        let resource = Some(NonNull::new(resource).ok_or_else(io::Error::last_os_error)?);
+        let address = NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mapped nowhere"))?;
+        Ok(Mapping { memory: std::sync::Arc::clone(self), resource, address, mapped: vec![true; pages] })
     }
 }
 
@@ -370,6 +358,8 @@ impl Drop for ForeignMemory {
 /// Mapped frames. The bytes change while the domain runs: copy what must not change, and believe only the copy.
 pub(super) struct Mapping {
     memory: std::sync::Arc<ForeignMemory>,
+    /// When it is a resource of the domain and not frames.
+    resource: Option<NonNull<ffi::xenforeignmemory_resource_handle>>,
     address: NonNull<u8>,
     mapped: Vec<bool>,
 }
@@ -400,14 +390,14 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        let (handle, address, pages) = (self.memory.0.as_ptr(), self.address.as_ptr(), self.mapped.len());
         // SAFETY: the mapping has this many pages, and nothing uses it afterwards.
         unsafe {
-            ffi::xenforeignmemory_unmap(
-                self.memory.0.as_ptr(),
-                self.address.as_ptr().cast(),
-                self.mapped.len(),
-            );
-        }
+            match self.resource {
+                Some(resource) => ffi::xenforeignmemory_unmap_resource(handle, resource.as_ptr()),
+                None => ffi::xenforeignmemory_unmap(handle, address.cast(), pages),
+            }
+        };
     }
 }
 
