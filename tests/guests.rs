@@ -13,11 +13,26 @@ use crate::support::{Archive, text};
 const POLICY: &str = "[process]\ndeny = [\"xmrig\"]\n";
 
 /// A captured history, and what the guest said at each epoch.
-struct Recorded {
+pub(crate) struct Recorded {
     archive: Archive,
     policy: String,
     epochs: Vec<Epoch>,
     kallsyms: String,
+}
+
+impl Recorded {
+    pub(crate) fn new(archive: Archive, epochs: Vec<Epoch>, kallsyms: String) -> Self {
+        let policy = archive.beside("policy.toml");
+        std::fs::write(&policy, POLICY).unwrap();
+        let policy = text(&policy).to_owned();
+        Self { archive, policy, epochs, kallsyms }
+    }
+
+    /// Holds everything that can be against each other.
+    pub(crate) fn agrees(&self) {
+        lists::agree(self);
+        findings::agree(self);
+    }
 }
 
 /// Boots a guest, lives through the history of all plants with it, and captures each epoch live.
@@ -31,17 +46,11 @@ fn record(config: &GuestConfig) -> Recorded {
         assert_eq!((&lines[0]["epoch"], &lines[0]["type"]), (&number.into(), &"epoch".into()), "{lines:?}");
     })
     .unwrap();
-    let policy = archive.beside("policy.toml");
-    std::fs::write(&policy, POLICY).unwrap();
-    let policy = text(&policy).to_owned();
-    Recorded { archive, policy, epochs, kallsyms }
+    Recorded::new(archive, epochs, kallsyms)
 }
 
-/// Everything there is to hold against each other.
 fn every_list_and_every_finding(config: &GuestConfig) {
-    let recorded = record(config);
-    lists::agree(&recorded);
-    findings::agree(&recorded);
+    record(config).agrees();
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Domains of a real Xen host, captured from its dom0.
 
+mod exact;
 mod host;
+mod plants;
+mod story;
 
 use serde_json::Value;
 use varve_fixtures::{Process, Truth, XenGuest};
@@ -149,8 +152,12 @@ fn a_domain_is_started_again_from_an_epoch_in_which_it_was_suspended() {
     host.reach_again(&mut guest);
     host.script("again", "xl unpause again");
     assert_eq!(guest.read_file("/run/evidence").unwrap(), b"of the first epoch\n");
-    let pid = guest.spawn("webd", 33, "/usr/bin/sleep", &["infinity"]).unwrap();
-    assert_eq!(guest.truth().unwrap().process(pid).unwrap().comm, "webd", "it runs on and can do new things");
+    let pid = guest.spawn("later", 33, "/usr/bin/sleep", &["infinity"]).unwrap();
+    assert_eq!(
+        guest.truth().unwrap().process(pid).unwrap().comm,
+        "later",
+        "it runs on and can do new things"
+    );
     // It is a domain like any other: it can be captured again, beside the history before.
     let (epoch, truth) = undisturbed_epoch(&mut host, &mut guest, &["--quiesce", "suspend"]);
     lists_agree(&mut host, "again", epoch, &truth);
@@ -195,8 +202,12 @@ fn a_domain_is_rolled_back_and_a_twin_is_started_beside_it() {
     assert_ne!(done["domid"].to_string(), before.trim());
     host.reach_again(&mut guest);
     assert_eq!(guest.read_file("/run/evidence").unwrap(), b"of the first epoch\n");
-    let pid = guest.spawn("webd", 33, "/usr/bin/sleep", &["infinity"]).unwrap();
-    assert_eq!(guest.truth().unwrap().process(pid).unwrap().comm, "webd", "it runs on and can do new things");
+    let pid = guest.spawn("later", 33, "/usr/bin/sleep", &["infinity"]).unwrap();
+    assert_eq!(
+        guest.truth().unwrap().process(pid).unwrap().comm,
+        "later",
+        "it runs on and can do new things"
+    );
 
     let twin = &host.json("back", &["rollback", "0", "--name", "twin", "--paused"], 0)[0];
     assert_eq!((&twin["domain"], &twin["replaced"]), (&"twin".into(), &Value::Null));

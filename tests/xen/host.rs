@@ -6,6 +6,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use serde_json::Value;
 use varve_fixtures::{Ran, Xen, XenConfig, XenGuest, XenGuestConfig, XenHost};
 
+use crate::support::Archive;
+
 /// Takes earlier guests and their archives away.
 const CLEAN: &str = r#"xl list | while read -r name id rest; do
     case $id in ID|0) ;; *) xl destroy "$id" ;; esac
@@ -13,7 +15,7 @@ done
 rm -rf /tmp/*"#;
 
 /// Memory of a guest in MiB.
-const GUEST_MIB: u32 = 160;
+const GUEST_MIB: u32 = 192;
 
 /// The host, and where the archives are: each guest's in one of its own.
 pub(crate) struct Host(XenHost);
@@ -50,9 +52,20 @@ impl Host {
     /// Creates a guest and an archive for it, once the guests of earlier tests are out of the way: there is one processor
     /// for all.
     pub(crate) fn guest(&mut self, name: &str) -> XenGuest {
-        self.0.script(CLEAN).unwrap();
+        self.guest_with(name, XenGuestConfig { memory_mib: GUEST_MIB, ..XenGuestConfig::default() })
+    }
+
+    /// The same with a network card.
+    pub(crate) fn guest_at(&mut self, name: &str, address: &'static str) -> XenGuest {
         let config =
-            XenGuestConfig { name: name.to_owned(), memory_mib: GUEST_MIB, ..XenGuestConfig::default() };
+            XenGuestConfig { memory_mib: GUEST_MIB, address: Some(address), ..XenGuestConfig::default() };
+        self.guest_with(name, config)
+    }
+
+    /// The same, otherwise configured.
+    pub(crate) fn guest_with(&mut self, name: &str, config: XenGuestConfig) -> XenGuest {
+        self.0.script(CLEAN).unwrap();
+        let config = XenGuestConfig { name: name.to_owned(), ..config };
         let guest = self.0.create(&config).unwrap();
         self.varve(name, &["init"]);
         guest
@@ -75,6 +88,20 @@ impl Host {
         let ran = self.varve(name, &[&["--json"], arguments].concat());
         assert_eq!(ran.status, Some(status), "{arguments:?}: {}", ran.output);
         ran.output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Brings the archive of this name out of dom0, where a command takes ten times as long.
+    pub(crate) fn bring(&mut self, name: &str) -> Archive {
+        let archive = Archive::missing();
+        let packed = archive.beside("packed");
+        self.script(name, "busybox tar -C $VARVE_ARCHIVE -cf /tmp/packed .");
+        std::fs::write(&packed, self.0.get("/tmp/packed").unwrap()).unwrap();
+        self.script(name, "rm /tmp/packed");
+        std::fs::create_dir(archive.path()).unwrap();
+        let mut tar = Command::new("tar");
+        assert!(tar.arg("-xf").arg(&packed).arg("-C").arg(archive.path()).status().unwrap().success());
+        std::fs::remove_file(packed).unwrap();
+        archive
     }
 
     /// Runs a shell script in dom0 and returns what it printed. The archive and the VM are those of this name.
