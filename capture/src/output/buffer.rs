@@ -8,7 +8,7 @@ use super::plug::Action;
 use super::step::{Answer, Kernel, Step};
 use super::{
     Failure, Orphan, OutputError, OutputOptions, QueueStatistics, Traffic, Vif, VifStatistics, VifTraffic,
-    name, orphan, remove,
+    name, orphan, remove, renew,
 };
 
 /// Holds what a guest sends through its vifs.
@@ -60,7 +60,7 @@ impl OutputBuffer {
     }
 
     fn new(kernel: Box<dyn Kernel + Send>, entries: Vec<Entry>) -> Self {
-        let close = entries.iter().map(|entry| entry.drive(Action::Buffer)).collect();
+        let close = closing(&entries);
         Self { kernel, entries, close }
     }
 
@@ -162,6 +162,77 @@ impl OutputBuffer {
         self.drive_inbound("passing inbound packets", Action::ReleaseIndefinite)
     }
 
+    /// Holds what comes in through more vifs, which the guest was given since. Their first epoch is open, as that of all others
+    /// must be: until now, what they sent has passed.
+    ///
+    /// # Errors
+    /// As [`OutputBuffer::install`], and [`OutputError::Order`] while an epoch is undecided. The buffer holds what it held; of
+    /// [`OutputError::Incomplete`], some of the new ones too.
+    pub fn extend(&mut self, vifs: &[Vif], options: &OutputOptions) -> Result<(), OutputError> {
+        if !self.entries.iter().all(|entry| entry.traffic.allows(Action::Buffer)) {
+            return Err(OutputError::Order { doing: "holding more vifs", now: self.traffic() });
+        }
+        self.entries.extend(install::install(&mut *self.kernel, vifs, options)?);
+        self.close = closing(&self.entries);
+        Ok(())
+    }
+
+    /// Forgets vifs that are gone, and removes what is left of their part of the buffer.
+    ///
+    /// # Errors
+    /// [`OutputError::Netlink`]; [`OutputError::Incomplete`] when something stayed, which does no harm.
+    pub fn forget_absent(&mut self) -> Result<(), OutputError> {
+        let links = self.kernel.links().map_err(netlink("listing devices"))?;
+        let there = |entry: &Entry| links.iter().any(|link| Some(link.index) == entry.vif_link);
+        let (kept, mut gone) = std::mem::take(&mut self.entries).into_iter().partition(there);
+        self.entries = kept;
+        self.close = closing(&self.entries);
+        gone.iter_mut().for_each(|entry| (entry.hooked, entry.inbound) = (false, false));
+        let failed = remove::remove(&mut *self.kernel, &mut gone);
+        self.outcome("removing what was left of vifs that are gone", failed)
+    }
+
+    /// Drops everything that is held and begins anew with the first epoch open, whatever was before. Nothing passes meanwhile.
+    /// Returns how many packets were dropped.
+    ///
+    /// # Errors
+    /// [`OutputError::Netlink`] when nothing was done; [`OutputError::Incomplete`]: of vifs that say so packets are dropped. It can be
+    /// tried again.
+    pub fn begin_anew(&mut self, limit_bytes: u32) -> Result<u64, OutputError> {
+        let held = self.statistics()?;
+        let held =
+            held.iter().filter_map(|vif| vif.outbound).map(|plug| u64::from(plug.waiting_packets)).sum();
+        let failed = renew::renew(&mut *self.kernel, &mut self.entries, limit_bytes);
+        self.outcome("emptying the output buffer", failed).map(|()| held)
+    }
+
+    /// Connects all vifs to another bridge. What is released from then on goes there.
+    ///
+    /// # Errors
+    /// [`OutputError::NoVif`] when there is no such bridge, [`OutputError::Netlink`]: nothing was done. [`OutputError::Incomplete`] when some
+    /// vifs may still be where they were: release nothing.
+    pub fn move_to(&mut self, bridge: &str) -> Result<(), OutputError> {
+        let links = self.kernel.links().map_err(netlink("listing devices"))?;
+        let number = links.iter().find(|link| link.name == bridge).map(|link| link.index);
+        let bridge = number.ok_or_else(|| OutputError::NoVif { name: bridge.to_owned() })?;
+        let present = |entry: &Entry| entry.vif_link.map(|link| Step::Connect { link, bridge });
+        let steps: Vec<Step> = self.entries.iter().filter_map(present).collect();
+        let answers = self.kernel.carry_out(&steps);
+        let told = self.entries.iter().filter(|entry| entry.vif_link.is_some()).zip(&steps).zip(answers);
+        let mut failed: Vec<Failure> = told
+            .filter_map(|((entry, step), answer)| answer.err().map(|refusal| entry.failure(step, refusal)))
+            .collect();
+        // Believe what the kernel says of where they are.
+        let links = self.kernel.links().map_err(netlink("listing devices"))?;
+        let there = |link: u32| links.iter().any(|known| known.index == link && known.master == Some(bridge));
+        for (entry, link) in self.entries.iter().filter_map(|entry| Some((entry, entry.vif_link?))) {
+            if !there(link) && failed.iter().all(|failure| failure.vif != entry.vif.name) {
+                failed.push(entry.failure(&Step::Connect { link, bridge }, "it is not there afterwards"));
+            }
+        }
+        self.outcome("moving the vifs to another bridge", failed)
+    }
+
     /// The state and counts of every vif.
     ///
     /// # Errors
@@ -238,6 +309,10 @@ impl OutputBuffer {
         }
         Err(OutputError::Incomplete { doing, failed, now: self.traffic() })
     }
+}
+
+fn closing(entries: &[Entry]) -> Vec<Step> {
+    entries.iter().map(|entry| entry.drive(Action::Buffer)).collect()
 }
 
 /// The counts of our plug on a device.

@@ -87,6 +87,7 @@ struct Device {
     plug: Option<Plug>,
     hook: bool,
     redirect: Option<u32>,
+    master: Option<u32>,
     /// What came in through it and got on, to the bridge.
     network: Vec<u64>,
 }
@@ -203,6 +204,7 @@ impl State {
             plug: None,
             hook: false,
             redirect: None,
+            master: None,
             network: Vec::new(),
         });
         Ok(())
@@ -264,6 +266,10 @@ impl State {
                 }
                 device.redirect = Some(*to);
             }
+            Step::Connect { link, bridge } => {
+                self.device(*bridge)?;
+                self.device(*link)?.master = Some(*bridge);
+            }
         }
         self.run();
         Ok(())
@@ -320,6 +326,7 @@ impl Kernel for Double {
             kind: device.ifb.then(|| "ifb".to_owned()),
             alias: device.alias.clone(),
             up: device.up,
+            master: device.master,
         };
         Ok(state.devices.iter().map(link).collect())
     }

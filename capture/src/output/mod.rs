@@ -25,6 +25,7 @@ mod netlink;
 mod orphan;
 mod plug;
 mod remove;
+mod renew;
 mod step;
 mod traffic;
 

@@ -30,6 +30,8 @@ pub(super) enum Step {
     RemoveIngress { link: u32 },
     /// Send everything that comes in through a device out of another.
     Redirect { from: u32, to: u32 },
+    /// Make a device a port of a bridge, and of no other.
+    Connect { link: u32, bridge: u32 },
 }
 
 impl fmt::Display for Step {
@@ -49,6 +51,7 @@ impl fmt::Display for Step {
             Self::AddIngress { .. } => "adding an ingress hook",
             Self::RemoveIngress { .. } => "removing the ingress hook",
             Self::Redirect { .. } => "redirecting to the ifb device",
+            Self::Connect { .. } => "connecting it to another bridge",
         })
     }
 }

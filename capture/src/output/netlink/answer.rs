@@ -2,8 +2,9 @@
 
 use super::bytes::Bytes;
 use super::request::{
-    ACTION, FILTER, IFF_UP, IFLA_IFALIAS, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINKINFO, TCA_ACT_KIND,
-    TCA_ACT_OPTIONS, TCA_EGRESS_REDIR, TCA_KIND, TCA_MATCHALL_ACT, TCA_MIRRED_PARMS, TCA_OPTIONS,
+    ACTION, FILTER, IFF_UP, IFLA_IFALIAS, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MASTER,
+    TCA_ACT_KIND, TCA_ACT_OPTIONS, TCA_EGRESS_REDIR, TCA_KIND, TCA_MATCHALL_ACT, TCA_MIRRED_PARMS,
+    TCA_OPTIONS,
 };
 use super::{Filter, Link, NetlinkError, Queue};
 use crate::output::QueueStatistics;
@@ -26,12 +27,14 @@ pub(super) fn link(body: Bytes<'_>) -> Result<Link, NetlinkError> {
         None => None,
     };
     let alias = attributes.attribute(IFLA_IFALIAS)?;
+    let master = attributes.attribute(IFLA_MASTER)?.map(|number| number.u32(0)).transpose()?;
     Ok(Link {
         index: header.u32(4)?,
         name: name.text(),
         kind: kind.map(Bytes::text),
         alias: alias.map(Bytes::text),
         up: header.u32(8)? & IFF_UP != 0,
+        master,
     })
 }
 

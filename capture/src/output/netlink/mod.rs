@@ -28,6 +28,8 @@ pub(super) struct Link {
     pub(super) alias: Option<String>,
     /// Whether it works.
     pub(super) up: bool,
+    /// The number of the bridge it is a port of.
+    pub(super) master: Option<u32>,
 }
 
 /// A queueing discipline of a device.

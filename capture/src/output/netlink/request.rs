@@ -18,6 +18,7 @@ const RTM_GETTFILTER: u16 = 46;
 
 pub(super) const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+pub(super) const IFLA_MASTER: u16 = 10;
 pub(super) const IFLA_LINKINFO: u16 = 18;
 pub(super) const IFLA_INFO_KIND: u16 = 1;
 pub(super) const IFLA_IFALIAS: u16 = 20;
@@ -142,6 +143,10 @@ pub(super) fn write(step: &Step, sequence: u32, out: &mut Writer) {
             out.begin(RTM_DELQDISC, ACK, sequence, &header).text(TCA_KIND, HOOK).end();
         }
         Step::Redirect { from, to } => redirect(*from, *to, sequence, out),
+        Step::Connect { link, bridge } => {
+            out.begin(RTM_NEWLINK, ACK, sequence, &link_header(*link, 0, 0));
+            out.attribute(IFLA_MASTER, &bridge.to_ne_bytes()).end();
+        }
     }
 }
 

@@ -65,6 +65,10 @@ fn requests_are_those_of_iproute2() {
     );
     let step = Step::Redirect { from: 4, to: 2 };
     assert_eq!(bytes(&step), [header("70 00 00 00 2c 00 05 06"), recorded].concat());
+    // ip link set dev vif7.0 master xenbr0
+    let recorded = hex("00 00 00 00 04 00 00 00 00 00 00 00 00 00 00 00 08 00 0a 00 03 00 00 00");
+    let step = Step::Connect { link: 4, bridge: 3 };
+    assert_eq!(bytes(&step), [header("28 00 00 00 10 00 05 00"), recorded].concat());
 }
 
 /// No program at hand writes these: laid out by hand after `linux/rtnetlink.h` and `linux/pkt_sched.h`.
@@ -120,7 +124,7 @@ fn entries<T>(
 
 #[test]
 fn devices_are_read() {
-    let listing = Listing::default().link(9, 1, "lo", None, None);
+    let listing = Listing::default().link(9, 1, "lo", None, None).port(9, 4, "vif7.0", 3);
     let listing = listing.link(9, 7, "vv7.0", Some("ifb"), Some("varve vif=vif7.0 vm=web1")).end(9, 0);
     let (links, ends) = entries(&listing.bytes(), answer::link).unwrap();
     let link = |index, name: &str, kind: Option<&str>, alias: Option<&str>| Link {
@@ -129,9 +133,13 @@ fn devices_are_read() {
         kind: kind.map(str::to_owned),
         alias: alias.map(str::to_owned),
         up: true,
+        master: None,
     };
-    let expected =
-        [link(1, "lo", None, None), link(7, "vv7.0", Some("ifb"), Some("varve vif=vif7.0 vm=web1"))];
+    let expected = [
+        link(1, "lo", None, None),
+        Link { master: Some(3), ..link(4, "vif7.0", None, None) },
+        link(7, "vv7.0", Some("ifb"), Some("varve vif=vif7.0 vm=web1")),
+    ];
     assert_eq!((links.as_slice(), ends.as_slice()), (expected.as_slice(), [Ok(())].as_slice()));
 }
 

@@ -1,0 +1,160 @@
+//! Emptying an output buffer in place: nothing passes while its plugs are replaced by new ones.
+//!
+//! An ifb that is down drops what is redirected to it (`tcf_mirred_act` of `net/sched/act_mirred.c`), so it is stopped first and
+//! started last; the plug is replaced in between, which drops what it held. A new plug holds from the first packet on, and where
+//! epochs end in it is known again.
+
+use rustix::io::Errno;
+
+use super::install::Entry;
+use super::netlink::Refusal;
+use super::step::{Kernel, Step};
+use super::{Failure, Traffic};
+
+/// Begins anew on all vifs that are there.
+pub(super) fn renew(kernel: &mut dyn Kernel, entries: &mut [Entry], limit_bytes: u32) -> Vec<Failure> {
+    let mut failed = Vec::new();
+    for entry in entries.iter_mut().filter(|entry| entry.vif_link.is_some()) {
+        let link = entry.ifb_link;
+        if entry.traffic == Traffic::Passes {
+            failed.push(entry.failure(&Step::Up { link }, "nothing is redirected to it"));
+            continue;
+        }
+        let steps = [
+            Step::Down { link },
+            Step::RemovePlug { link },
+            Step::AddPlug { link, limit_bytes },
+            Step::Up { link },
+        ];
+        for step in &steps {
+            let answer = kernel.carry_out(std::slice::from_ref(step)).into_iter().next();
+            match (step, answer.unwrap_or(Err(Refusal::Lost))) {
+                // There may have been no plug, or another process has begun this before.
+                (Step::RemovePlug { .. }, Err(Refusal::Refused(Errno::NOENT | Errno::INVAL)))
+                | (_, Ok(())) => {}
+                (step, Err(refusal)) => {
+                    failed.push(entry.failure(step, refusal));
+                    break;
+                }
+            }
+            entry.traffic = match step {
+                Step::Up { .. } => Traffic::Held,
+                _ => Traffic::Dropped,
+            };
+        }
+    }
+    failed
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::super::double::{Double, Fail};
+    use super::super::{OutputBuffer, OutputError, OutputOptions, Vif};
+    use super::*;
+
+    fn vif(devid: u32) -> Vif {
+        Vif { domid: 7, devid, name: format!("vif7.{devid}") }
+    }
+
+    fn traffic(buffer: &OutputBuffer) -> Vec<Traffic> {
+        buffer.traffic().into_iter().map(|vif| vif.traffic).collect()
+    }
+
+    /// A buffer on one vif that holds packets of two epochs.
+    fn full() -> (Double, OutputBuffer) {
+        let kernel = Double::new(&["vif7.0", "island", "vif7.1"]);
+        let mut buffer =
+            OutputBuffer::install_by(kernel.boxed(), &[vif(0)], &OutputOptions::default()).unwrap();
+        kernel.send_all("vif7.0", &[1, 2]);
+        buffer.close_epoch().unwrap();
+        kernel.send_all("vif7.0", &[3]);
+        (kernel, buffer)
+    }
+
+    #[test]
+    fn what_is_held_is_dropped_and_epochs_begin_anew() {
+        let (kernel, mut buffer) = full();
+        assert_eq!(buffer.begin_anew(1000).unwrap(), 3);
+        assert_eq!(traffic(&buffer), [Traffic::Held]);
+        kernel.send_all("vif7.0", &[4, 5]);
+        buffer.close_epoch().unwrap();
+        kernel.send("vif7.0", 6);
+        buffer.release_closed().unwrap();
+        assert_eq!(kernel.network("vif7.0"), [4, 5]);
+    }
+
+    /// Whatever fails, nothing passes, and trying again helps.
+    #[test]
+    fn nothing_passes_when_any_step_fails() {
+        let failures = [Fail::Refuse(Errno::NOMEM), Fail::LoseAnswer, Fail::LoseRequest];
+        for (step, fail) in (0..4).flat_map(|step| failures.map(|fail| (step, fail))) {
+            let (kernel, mut buffer) = full();
+            let done = kernel.state().done.len();
+            kernel.state().fail = vec![(done + step, fail)];
+            let error = buffer.begin_anew(1000).unwrap_err();
+            assert!(matches!(error, OutputError::Incomplete { .. }), "{step} {fail:?}: {error}");
+            assert!(buffer.close_epoch().is_err(), "{step} {fail:?}: where an epoch ends is not known");
+            kernel.send("vif7.0", 4);
+            assert_eq!(kernel.network("vif7.0"), [0_u64; 0], "{step} {fail:?}");
+            buffer.begin_anew(1000).unwrap();
+            kernel.send("vif7.0", 5);
+            buffer.close_epoch().unwrap();
+            buffer.release_closed().unwrap();
+            assert_eq!(kernel.network("vif7.0"), [5], "{step} {fail:?}");
+        }
+    }
+
+    #[test]
+    fn a_vif_that_was_never_redirected_is_not_called_held() {
+        let kernel = Double::new(&["vif7.0"]);
+        // The last step of installing, the redirection, was never made.
+        kernel.state().fail = vec![(5, Fail::Refuse(Errno::NOMEM))];
+        OutputBuffer::install_by(kernel.boxed(), &[vif(0)], &OutputOptions::default()).unwrap_err();
+        let orphans = super::super::orphan::find(&mut *kernel.boxed()).unwrap();
+        let mut buffer = OutputBuffer::adopt_by(kernel.boxed(), orphans);
+        let error = buffer.begin_anew(1000).unwrap_err().to_string();
+        assert!(error.contains("nothing is redirected to it") && error.contains("passes"), "{error}");
+    }
+
+    #[test]
+    fn a_new_vif_is_held_with_the_others_between_two_epochs() {
+        let (kernel, mut buffer) = full();
+        let error = buffer.extend(&[vif(1)], &OutputOptions::default()).unwrap_err();
+        assert!(matches!(error, OutputError::Order { .. }), "{error}");
+        buffer.release_closed().unwrap();
+        buffer.extend(&[vif(1)], &OutputOptions::default()).unwrap();
+        kernel.send("vif7.1", 10);
+        buffer.close_epoch().unwrap();
+        kernel.send("vif7.1", 11);
+        buffer.release_closed().unwrap();
+        assert_eq!((kernel.network("vif7.0"), kernel.network("vif7.1")), (vec![1, 2, 3], vec![10]));
+    }
+
+    #[test]
+    fn a_vif_that_is_gone_is_forgotten_with_its_ifb() {
+        let (kernel, mut buffer) = full();
+        buffer.release_closed().unwrap();
+        buffer.extend(&[vif(1)], &OutputOptions::default()).unwrap();
+        kernel.unplug("vif7.0");
+        buffer.forget_absent().unwrap();
+        assert_eq!(traffic(&buffer), [Traffic::Held]);
+        assert_eq!(kernel.picture(), ["island", "vif7.1 to 5", "vv7.1 plug(0)"]);
+        buffer.close_epoch().unwrap();
+    }
+
+    #[test]
+    fn what_is_released_after_a_move_goes_to_the_other_bridge() {
+        let (kernel, mut buffer) = full();
+        let missing = buffer.move_to("mainland").unwrap_err();
+        assert!(matches!(missing, OutputError::NoVif { .. }), "{missing}");
+        buffer.move_to("island").unwrap();
+        let links = kernel.boxed().links().unwrap();
+        let number = |name: &str| links.iter().find(|link| link.name == name).unwrap();
+        assert_eq!(number("vif7.0").master, Some(number("island").index));
+        let done = kernel.state().done.len();
+        kernel.state().fail = vec![(done, Fail::Refuse(Errno::BUSY))];
+        assert!(matches!(buffer.move_to("island"), Err(OutputError::Incomplete { .. })));
+    }
+}
