@@ -84,7 +84,7 @@ fn epochs_follow_each_other_under_load_and_the_pauses_are_split() {
     for (number, epoch) in epochs.iter().enumerate() {
         assert_eq!(epoch["epoch"], number);
         let pause = &epoch["pause_us"];
-        let parts = ["quiesce", "dirty", "copy", "scan", "registers", "disks", "resume"]
+        let parts = ["quiesce", "output", "dirty", "copy", "scan", "registers", "disks", "resume"]
             .map(|part| pause[part].as_u64().unwrap());
         let total = pause["total"].as_u64().unwrap();
         assert!(total.abs_diff(parts.iter().sum::<u64>()) < 10, "{pause}");

@@ -52,36 +52,14 @@ struct Line<'a> {
     #[serde(flatten)]
     epoch: Row<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pause_us: Option<Pause>,
+    pause_us: Option<serde_json::Map<String, serde_json::Value>>,
     total_us: u64,
 }
 
-/// How long the guest stood still, in microseconds.
-#[derive(Serialize)]
-struct Pause {
-    total: u64,
-    quiesce: u64,
-    dirty: u64,
-    copy: u64,
-    scan: u64,
-    registers: u64,
-    disks: u64,
-    resume: u64,
-}
-
-impl From<&PauseSplit> for Pause {
-    fn from(split: &PauseSplit) -> Self {
-        Self {
-            total: micros(split.total()),
-            quiesce: micros(split.quiesce),
-            dirty: micros(split.dirty),
-            copy: micros(split.copy),
-            scan: micros(split.scan),
-            registers: micros(split.registers),
-            disks: micros(split.disks),
-            resume: micros(split.resume),
-        }
-    }
+/// How long the guest stood still, in microseconds: in all, and its parts.
+fn pause_us(split: &PauseSplit) -> serde_json::Map<String, serde_json::Value> {
+    let parts = std::iter::once(("total", split.total())).chain(split.parts());
+    parts.map(|(name, part)| (name.to_owned(), micros(part).into())).collect()
 }
 
 impl<'a> Reporter<'a> {
@@ -135,7 +113,7 @@ impl Output {
             self.line(&Line {
                 r#type: "epoch",
                 epoch: Row::from(record),
-                pause_us: report.pause.as_ref().map(Pause::from),
+                pause_us: report.pause.as_ref().map(pause_us),
                 total_us: micros(report.total),
             })?;
         } else {

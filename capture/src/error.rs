@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use varve_formats::FormatError;
 
+use crate::output::OutputError;
+
 /// A source that cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -85,4 +87,7 @@ pub enum SourceError {
     /// The memory file.
     #[error(transparent)]
     Memory(#[from] FormatError),
+    /// What the guest sends could not be held as it should.
+    #[error(transparent)]
+    Output(#[from] OutputError),
 }

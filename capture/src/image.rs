@@ -65,7 +65,7 @@ pub fn import(
     interrupt: &dyn Interrupt,
     observer: &dyn Observer,
 ) -> Ended {
-    let ingest = Ingest { archive, vm, options, interrupt, observer };
+    let ingest = Ingest { archive, vm, options, interrupt, observer, witness: None };
     let mut ended = Ended::default();
     let mut last = last_taken_at(archive, vm);
     for file in files {

@@ -7,6 +7,7 @@
 //! Guest memory is bytes here: nothing in this crate interprets it.
 
 mod error;
+pub mod gate;
 mod histogram;
 pub mod hook;
 mod image;

@@ -11,6 +11,8 @@ use crate::histogram::Histogram;
 pub struct PauseSplit {
     /// Until it stood still.
     pub quiesce: Duration,
+    /// To end the epoch of what it sends, where that is held.
+    pub output: Duration,
     /// To learn which frames are dirty, where the source tells.
     pub dirty: Duration,
     /// To copy the dirty frames until they were quiet.
@@ -28,7 +30,21 @@ pub struct PauseSplit {
 impl PauseSplit {
     /// All of it.
     pub fn total(&self) -> Duration {
-        self.quiesce + self.dirty + self.copy + self.scan + self.registers + self.disks + self.resume
+        self.parts().iter().map(|(_, part)| *part).sum()
+    }
+
+    /// Its parts in their order, by name.
+    pub fn parts(&self) -> [(&'static str, Duration); 8] {
+        [
+            ("quiesce", self.quiesce),
+            ("output", self.output),
+            ("dirty", self.dirty),
+            ("copy", self.copy),
+            ("scan", self.scan),
+            ("registers", self.registers),
+            ("disks", self.disks),
+            ("resume", self.resume),
+        ]
     }
 }
 

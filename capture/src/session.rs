@@ -40,7 +40,7 @@ pub struct Quiesce {
 
 impl Quiesce {
     /// Whether the guest is to suspend itself for the n-th epoch, from 0.
-    fn suspends(self, nth: u64) -> bool {
+    pub(crate) fn suspends(self, nth: u64) -> bool {
         self.suspend_every > 0 && nth.is_multiple_of(self.suspend_every)
     }
 }
@@ -58,7 +58,7 @@ pub fn capture(
     interrupt: &dyn Interrupt,
     observer: &dyn Observer,
 ) -> Ended {
-    let ingest = Ingest { archive, vm, options, interrupt, observer };
+    let ingest = Ingest { archive, vm, options, interrupt, observer, witness: None };
     let mut ended = Ended::default();
     if plan.quiesce.suspend_every > 0 && source.suspend().is_none() {
         let reason = "this guest does not suspend itself for others: its kernel lacks the drivers, has not started them yet, \

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use varve_formats::image::Image;
 use varve_formats::{Gfn, Gpa, PhysicalMemory, Vcpu};
 
+use crate::output::Vif;
 use crate::{SourceError, qemu, xen};
 
 /// Every kind of live source.
@@ -84,6 +85,11 @@ pub trait Source: Sync {
         None
     }
 
+    /// What leads out of the guest; `None` when nobody here knows.
+    fn devices(&self) -> Option<&dyn Devices> {
+        None
+    }
+
     /// What the user should know about the source; each remark is given once.
     fn take_remarks(&self) -> Vec<String> {
         Vec::new()
@@ -136,6 +142,14 @@ pub trait Pause: Sync {
     /// [`SourceError::Disturbed`] when somebody else let it run meanwhile (it runs); any other when it may still be
     /// held.
     fn resume(&self, hold: &Hold) -> Result<(), SourceError>;
+
+    /// Leaves a guest held that we hold, for whoever comes later to let go: neither our end nor a later start of ours does.
+    ///
+    /// # Errors
+    /// [`SourceError`] when this cannot be, or is not certain; the guest is held nevertheless.
+    fn leave_held(&self, _hold: &Hold) -> Result<(), SourceError> {
+        Err(SourceError::Unsuitable { reason: "this kind of guest cannot be left held".to_owned() })
+    }
 }
 
 /// A guest whose registers can be read.
@@ -145,6 +159,24 @@ pub trait Registers: Sync {
     /// # Errors
     /// [`SourceError`].
     fn read(&self) -> Result<Remainder, SourceError>;
+}
+
+/// A guest of which the host knows what leads out of it.
+pub trait Devices: Sync {
+    /// What tells the guest from any other and stays as long as it does.
+    fn identity(&self) -> String;
+
+    /// Its network cards, all of them.
+    ///
+    /// # Errors
+    /// [`SourceError`], also when there is a card that does not lead through this host.
+    fn vifs(&self) -> Result<Vec<Vif>, SourceError>;
+
+    /// What else leads out of it, for a person to read: disks, devices passed through.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn other_channels(&self) -> Result<Vec<String>, SourceError>;
 }
 
 /// What a guest consists of beside its memory.

@@ -228,6 +228,10 @@ impl Pause for Scripted {
         state.running = *hold == Hold::Ours;
         if std::mem::take(&mut state.resumed_by_others) { Err(SourceError::Disturbed) } else { Ok(()) }
     }
+
+    fn leave_held(&self, _hold: &Hold) -> Result<(), SourceError> {
+        Ok(())
+    }
 }
 
 impl Registers for Scripted {

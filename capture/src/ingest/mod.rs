@@ -19,6 +19,7 @@ mod run;
 pub(crate) mod scan;
 mod staging;
 mod window;
+mod witness;
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -32,6 +33,7 @@ use changes::Changes;
 use copies::Copies;
 use run::{Captured, Run};
 use staging::Staging;
+pub(crate) use witness::Witness;
 
 /// What a run of epochs has in common.
 pub(crate) struct Ingest<'a> {
@@ -40,6 +42,8 @@ pub(crate) struct Ingest<'a> {
     pub(crate) options: &'a Options,
     pub(crate) interrupt: &'a dyn Interrupt,
     pub(crate) observer: &'a dyn Observer,
+    /// Who takes part in every epoch.
+    pub(crate) witness: Option<&'a dyn Witness>,
 }
 
 /// How an epoch is taken.
@@ -118,7 +122,7 @@ impl Ingest<'_> {
         history: &mut History,
     ) -> Result<Captured, CaptureError> {
         let staging = Staging::new(self.options.staging_bytes);
-        let run = Run::new(self, source, memory, writer.layout().clone(), &staging);
+        let run = Run::new(self, source, memory, writer, &staging);
         let previous = Arc::clone(writer.previous());
         std::thread::scope(|scope| {
             let storing = scope.spawn(|| store_all(writer, &staging));

@@ -6,14 +6,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use varve_formats::{Gfn, PAGE_SIZE, Region};
-use varve_store::FrameLayout;
+use varve_store::{EpochWriter, FrameLayout};
 
 use super::changes::Changes;
 use super::copies::Copies;
 use super::held::Held;
 use super::scan::Scanner;
 use super::staging::{Staging, Start};
-use super::{History, Ingest};
+use super::{History, Ingest, Witness};
 use crate::report::PauseSplit;
 use crate::source::{Dirty, DirtyLog, GuestMemory, Pause, Remainder, Source};
 use crate::{CaptureError, SourceError};
@@ -50,6 +50,8 @@ pub(crate) struct Run<'a> {
     source: &'a dyn Source,
     memory: &'a dyn GuestMemory,
     layout: FrameLayout,
+    /// The number the epoch will have.
+    number: u64,
     staging: &'a Staging,
     frames_scanned: AtomicU64,
     staging_wait_ns: AtomicU64,
@@ -60,11 +62,12 @@ impl<'a> Run<'a> {
         ingest: &'a Ingest<'a>,
         source: &'a dyn Source,
         memory: &'a dyn GuestMemory,
-        layout: FrameLayout,
+        writer: &EpochWriter,
         staging: &'a Staging,
     ) -> Self {
         let (frames_scanned, staging_wait_ns) = Default::default();
-        Self { ingest, source, memory, layout, staging, frames_scanned, staging_wait_ns }
+        let (layout, number) = (writer.layout().clone(), writer.number());
+        Self { ingest, source, memory, layout, number, staging, frames_scanned, staging_wait_ns }
     }
 
     /// Queues what differs from `previous`; of a live guest, while it is held or has suspended itself.
@@ -90,6 +93,7 @@ impl<'a> Run<'a> {
         }
         // The log is to tell what is written from here on.
         log.map(|log| self.logged(log.take())).transpose()?;
+        self.tell(|witness| witness.everything(self.memory));
         let ahead = Mutex::new(previous.to_vec());
         let enter = |changes: &Changes| {
             changes.enter(&mut ahead.lock().unwrap_or_else(PoisonError::into_inner));
@@ -122,9 +126,13 @@ impl<'a> Run<'a> {
             self.ingest.observer.remark(&remark);
         }
         let suspended = suspend && held.others_reason().is_none();
-        let read = self.read_held(previous, in_step, copies, &mut split, &mut watch);
+        let begun = self.ingest.witness.map_or(Ok(()), |witness| witness.held());
+        split.output = watch.lap();
+        let read = begun.map_err(|error| self.failed(error));
+        let read = read.and_then(|()| self.read_held(previous, in_step, copies, &mut split, &mut watch));
         let disk_snapshot = self.snapshot_disks(suspended && read.is_ok());
         split.disks = watch.lap();
+        self.tell(|witness| witness.read());
         let released = held.release();
         split.resume = watch.lap();
         let read = match (read, released) {
@@ -141,9 +149,14 @@ impl<'a> Run<'a> {
             }
         };
         self.staging.start(Start::AtOnce);
-        if read.copied {
-            let frames = Dirty::Frames(copies.frames());
-            self.scan(&copies.as_memory(self.memory.regions()), previous, &frames, |_| {})?;
+        let frames = read.copied.then(|| copies.frames());
+        let copies = copies.as_memory(self.memory.regions());
+        if let Some(frames) = &frames {
+            self.tell(|witness| witness.changed(&copies, frames));
+        }
+        self.tell(|witness| witness.taken(self.number, &read.registers.vcpus));
+        if let Some(frames) = frames {
+            self.scan(&copies, previous, &Dirty::Frames(frames), |_| {})?;
         }
         let restorable = suspended && read.registers.state.is_some();
         let captured = self.captured(taken_at, read.registers, Some(split));
@@ -170,13 +183,25 @@ impl<'a> Run<'a> {
                 residue = self.settle(log, copies)?;
                 split.copy = watch.lap();
             }
-            (_, Some(dirty)) if in_step => self.scan(self.memory, previous, &dirty, |_| {})?,
-            _ => self.scan(self.memory, previous, &Dirty::All, |_| {})?,
+            (_, Some(Dirty::Frames(frames))) if in_step => {
+                self.tell(|witness| witness.changed(self.memory, &frames));
+                self.scan(self.memory, previous, &Dirty::Frames(frames), |_| {})?;
+            }
+            _ => {
+                self.tell(|witness| witness.everything(self.memory));
+                self.scan(self.memory, previous, &Dirty::All, |_| {})?;
+            }
         }
         split.scan = watch.lap();
         let registers = self.registers()?;
         split.registers = watch.lap();
         Ok(Read { registers, residue, copied })
+    }
+
+    fn tell(&self, what: impl FnOnce(&dyn Witness)) {
+        if let Some(witness) = self.ingest.witness {
+            what(witness);
+        }
     }
 
     /// Runs the user's command for snapshots of disks, if the guest has brought them in order by suspending itself.

@@ -7,17 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::io::Errno;
 
-use super::QueueStatistics;
 use super::netlink::{Filter, Link, NetlinkError, Queue, Refusal};
 use super::plug::{Action, HANDLE, KIND};
 use super::step::{Answer, Kernel, Step};
+use super::{Orphan, OutputBuffer, OutputError, OutputOptions, QueueStatistics, Vif};
 
 const ROOT: u32 = u32::MAX;
 const INGRESS: u32 = 0xffff_fff1;
 
 /// How a step is made to go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fail {
+pub(crate) enum Fail {
     /// The kernel refuses.
     Refuse(Errno),
     /// It is done, but the answer is lost.
@@ -40,7 +40,7 @@ struct Plug {
 }
 
 /// Bytes of each packet.
-pub(super) const PACKET_BYTES: u32 = 100;
+pub(crate) const PACKET_BYTES: u32 = 100;
 
 impl Plug {
     fn enqueue(&mut self, packet: u64) {
@@ -101,6 +101,8 @@ pub(super) struct State {
     pub(super) done: Vec<Step>,
     /// The step with this number, from 0, goes wrong.
     pub(super) fail: Vec<(usize, Fail)>,
+    /// The packet that came in last, whatever became of it.
+    last_sent: Option<u64>,
     /// The listing with this number, from 0, goes wrong.
     pub(super) fail_lists: Vec<usize>,
     lists: usize,
@@ -108,11 +110,11 @@ pub(super) struct State {
 
 /// A kernel that is shared between a test and what it tests.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Double(Arc<Mutex<State>>);
+pub(crate) struct Double(Arc<Mutex<State>>);
 
 impl Double {
     /// A kernel with these devices.
-    pub(super) fn new(names: &[&str]) -> Self {
+    pub(crate) fn new(names: &[&str]) -> Self {
         let double = Self::default();
         for name in names {
             double.state().add(name, false).unwrap();
@@ -124,13 +126,43 @@ impl Double {
         Box::new(self.clone())
     }
 
+    /// Makes the steps with these numbers, counted from now, go wrong.
+    pub(crate) fn fail(&self, steps: &[(usize, Fail)]) {
+        let mut state = self.state();
+        let done = state.done.len();
+        state.fail = steps.iter().map(|(step, fail)| (done + step, *fail)).collect();
+    }
+
+    /// What [`OutputBuffer`] does with the real kernel.
+    pub(crate) fn install(&self, vifs: &[Vif], options: &OutputOptions) -> Result<OutputBuffer, OutputError> {
+        OutputBuffer::install_by(self.boxed(), vifs, options)
+    }
+
+    /// See [`Double::install`].
+    pub(crate) fn orphans(&self) -> Result<Vec<Orphan>, OutputError> {
+        super::orphan::find(&mut *self.boxed())
+    }
+
+    /// See [`Double::install`].
+    pub(crate) fn adopt(&self, orphans: Vec<Orphan>) -> OutputBuffer {
+        OutputBuffer::adopt_by(self.boxed(), orphans)
+    }
+
+    /// The bridge that a device is a port of.
+    pub(crate) fn bridge(&self, name: &str) -> Option<String> {
+        let mut state = self.state();
+        let bridge = state.named(name).unwrap().master?;
+        Some(state.device(bridge).unwrap().name.clone())
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
 
     /// A packet comes in through `vif`.
-    pub(super) fn send(&self, vif: &str, packet: u64) {
+    pub(crate) fn send(&self, vif: &str, packet: u64) {
         let mut state = self.state();
+        state.last_sent = Some(packet);
         let device = state.named(vif).unwrap();
         let Some(ifb) = device.redirect else { return device.network.push(packet) };
         let back = device.index;
@@ -148,13 +180,18 @@ impl Double {
         packets.iter().for_each(|packet| self.send(vif, *packet));
     }
 
+    /// The packet that came in last.
+    pub(crate) fn last_sent(&self) -> Option<u64> {
+        self.state().last_sent
+    }
+
     /// What got into the network through `vif`.
-    pub(super) fn network(&self, vif: &str) -> Vec<u64> {
+    pub(crate) fn network(&self, vif: &str) -> Vec<u64> {
         self.state().named(vif).unwrap().network.clone()
     }
 
     /// Every device with what hangs from it, except what never changes.
-    pub(super) fn picture(&self) -> Vec<String> {
+    pub(crate) fn picture(&self) -> Vec<String> {
         let state = self.state();
         let describe = |device: &Device| {
             let plug = device.plug.as_ref().map_or(String::new(), |plug| {
@@ -172,7 +209,7 @@ impl Double {
     }
 
     /// A device disappears.
-    pub(super) fn unplug(&self, name: &str) {
+    pub(crate) fn unplug(&self, name: &str) {
         self.state().devices.retain(|device| device.name != name);
     }
 

@@ -30,7 +30,7 @@ mod step;
 mod traffic;
 
 #[cfg(test)]
-mod double;
+pub(crate) mod double;
 #[cfg(test)]
 mod tests;
 

@@ -57,6 +57,11 @@ impl Pause for Pausing {
         self.journal.holding(Holding::Nothing)?;
         Err(SourceError::Disturbed)
     }
+
+    /// Pausing is counted, and what the journal does not tell of is nobody's to undo.
+    fn leave_held(&self, hold: &Hold) -> Result<(), SourceError> {
+        if *hold == Hold::Ours { self.journal.holding(Holding::Nothing) } else { Ok(()) }
+    }
 }
 
 /// Has the guest suspend itself, and then tells it that nothing came of it.

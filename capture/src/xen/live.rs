@@ -13,7 +13,7 @@ use super::own::Own;
 use super::state::Constants;
 use super::sys::ForeignMemory;
 use crate::SourceError;
-use crate::source::{Dirty, DirtyLog, GuestMemory, Pause, Registers, Remainder, Source};
+use crate::source::{Devices, Dirty, DirtyLog, GuestMemory, Pause, Registers, Remainder, Source};
 
 /// A live domain.
 pub(super) struct Xen {
@@ -143,6 +143,10 @@ impl Source for Xen {
 
     fn dirty_log(&self) -> Option<&dyn DirtyLog> {
         Some(self)
+    }
+
+    fn devices(&self) -> Option<&dyn Devices> {
+        Some(&*self.domain)
     }
 
     fn take_remarks(&self) -> Vec<String> {

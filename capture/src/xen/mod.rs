@@ -13,6 +13,8 @@
 //! process that is, undoes it first.
 
 #[cfg(feature = "xen")]
+mod devices;
+#[cfg(feature = "xen")]
 mod domain;
 #[cfg(feature = "xen")]
 mod hold;

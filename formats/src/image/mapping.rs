@@ -44,6 +44,15 @@ impl Mapping {
             .custom_flags(nonblock)
             .open(path)
             .map_err(|error| cannot("cannot open", error))?;
+        Self::of(file, path)
+    }
+
+    /// Maps the whole of an open file, called `path` in errors.
+    ///
+    /// # Errors
+    /// As [`Mapping::open`].
+    pub(super) fn of(file: File, path: &Path) -> Result<Self, FormatError> {
+        let cannot = |doing: &str, error| FormatError::io(path, 0, doing, error);
         let metadata = file.metadata().map_err(|error| cannot("cannot read its status", error))?;
         if let Some(kind) = not_regular(metadata.file_type()) {
             return Err(FormatError::new(path, 0, format!("is {kind}, not a memory image file")));

@@ -158,7 +158,18 @@ impl Image {
     /// # Errors
     /// As [`Image::open`], when the file is no regular file or does not hold the segments.
     pub fn open_ram(path: &Path, segments: Vec<Segment>) -> Result<Self, FormatError> {
-        let mapping = Mapping::open(path)?;
+        Self::ram(path, Mapping::open(path)?, segments)
+    }
+
+    /// The same of a file that is open already and has no name to open it by: `name` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Image::open_ram`].
+    pub fn of_ram(file: std::fs::File, name: &Path, segments: Vec<Segment>) -> Result<Self, FormatError> {
+        Self::ram(name, Mapping::of(file, name)?, segments)
+    }
+
+    fn ram(path: &Path, mapping: Mapping, segments: Vec<Segment>) -> Result<Self, FormatError> {
         Self::with_layout(path, &raw::FORMAT, mapping, Layout { segments, ..Layout::default() })
     }
 

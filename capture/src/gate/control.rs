@@ -1,0 +1,330 @@
+//! What the gate has in its hands: the output buffer, the guest's pause, and the journal, which is written first.
+//!
+//! Three parties use it: the loop that takes epochs, the pipeline while it takes one, and the [guard](super::guard) that watches the
+//! clock. Each act happens under the lock as a whole.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::error::GateError;
+use super::event::{Event, GateObserver};
+use super::journal::Journal;
+use super::settings::{Quarantine, Settings, Waiting, may_run_on};
+use crate::SourceError;
+use crate::output::{OutputBuffer, OutputError, OutputOptions, Traffic, Vif, VifStatistics};
+use crate::source::{Hold, Pause};
+
+/// The gate's hands.
+pub(super) struct Control<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) observer: &'a dyn GateObserver,
+    pause: &'a dyn Pause,
+    options: OutputOptions,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// Whether packets are still held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Nothing leaves before it has passed.
+    Gating,
+    /// Everything goes where it can harm nobody.
+    Quarantined,
+    /// Nothing is let go any more.
+    Frozen,
+}
+
+struct State {
+    buffer: OutputBuffer,
+    journal: Journal,
+    mode: Mode,
+    /// The interval that is open, from 0: between two ends of epochs of the output.
+    interval: u64,
+    /// Since when the packets of a closed interval wait, and since when nothing was heard of them.
+    undecided: Option<(Instant, Instant)>,
+    /// Whether the pipeline holds the guest, or is about to.
+    taking: bool,
+    /// Since when the gate has paused the guest.
+    brake: Option<(Instant, Hold)>,
+}
+
+impl State {
+    fn write(&mut self, act: &str, rest: &serde_json::Value) -> Result<(), GateError> {
+        self.journal.write(act, rest).map_err(|source| GateError::Journal { source })
+    }
+
+    fn waiting(&mut self) -> Result<Waiting, OutputError> {
+        let counts = self.buffer.statistics()?;
+        let bytes = counts.iter().filter_map(|vif| vif.outbound).map(|plug| plug.waiting_bytes).max();
+        Ok(Waiting {
+            undecided: self.undecided.map(|(since, _)| since.elapsed()),
+            silent: self.undecided.map_or(Duration::ZERO, |(_, heard)| heard.elapsed()),
+            bytes: bytes.unwrap_or(0),
+            braked: self.brake.as_ref().map(|(since, _)| since.elapsed()),
+        })
+    }
+
+    /// The pause that the gate has the guest in, made if there is none.
+    fn hold(&mut self, pause: &dyn Pause) -> Result<Hold, SourceError> {
+        match &self.brake {
+            Some((_, hold)) => Ok(hold.clone()),
+            None => pause.pause(),
+        }
+    }
+}
+
+impl<'a> Control<'a> {
+    pub(super) fn new(
+        settings: &'a Settings,
+        observer: &'a dyn GateObserver,
+        pause: &'a dyn Pause,
+        options: OutputOptions,
+        buffer: OutputBuffer,
+        journal: Journal,
+    ) -> Self {
+        let (mode, interval, undecided, taking, brake) = (Mode::Gating, 0, None, false, None);
+        let state = Mutex::new(State { buffer, journal, mode, interval, undecided, taking, brake });
+        Self { settings, observer, pause, options, state, changed: Condvar::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        self.state().mode
+    }
+
+    /// Notes something that is not an act of the gate's.
+    pub(super) fn note(&self, act: &str, rest: &serde_json::Value) -> Result<(), GateError> {
+        self.state().write(act, rest)
+    }
+
+    /// The vifs whose packets are held or dropped.
+    pub(super) fn vifs(&self) -> Vec<String> {
+        let known = self.state().buffer.traffic();
+        known.into_iter().filter(|vif| vif.traffic != Traffic::Passes).map(|vif| vif.vif).collect()
+    }
+
+    /// The counts of every vif.
+    pub(super) fn statistics(&self) -> Result<Vec<VifStatistics>, OutputError> {
+        self.state().buffer.statistics()
+    }
+
+    /// What is known of packets that wait.
+    pub(super) fn waiting(&self) -> Result<Waiting, OutputError> {
+        self.state().waiting()
+    }
+
+    /// The pipeline is about to hold the guest: how it stands still already, if the gate has paused it.
+    pub(super) fn takes(&self) -> Option<Hold> {
+        let mut state = self.state();
+        if state.brake.is_some() {
+            return Some(Hold::Theirs("the gate has paused it".to_owned()));
+        }
+        state.taking = true;
+        None
+    }
+
+    /// The pipeline has let the guest go. Whether it stands still nevertheless.
+    pub(super) fn took(&self) -> bool {
+        let mut state = self.state();
+        state.taking = false;
+        state.brake.is_some()
+    }
+
+    /// Ends the open interval, unless the one before it is undecided. The guest stands still.
+    pub(super) fn close(&self) -> Result<(), GateError> {
+        let mut state = self.state();
+        if state.mode != Mode::Gating {
+            return Ok(());
+        }
+        if self.options.hold_inbound {
+            state.buffer.hold_inbound()?;
+        }
+        if state.undecided.is_some() {
+            return Ok(());
+        }
+        let interval = state.interval;
+        state.write("close", &json!({ "interval": interval }))?;
+        let closed = state.buffer.close_epoch();
+        // Closed on one vif is closed.
+        if state.buffer.traffic().iter().any(|vif| vif.traffic == Traffic::Undecided) {
+            let now = Instant::now();
+            state.undecided = Some((now, now));
+            state.interval += 1;
+        }
+        closed.map_err(GateError::Output)
+    }
+
+    /// Lets through again what is sent to the guest.
+    pub(super) fn pass_inbound(&self) -> Result<(), GateError> {
+        if self.options.hold_inbound { Ok(self.state().buffer.pass_inbound()?) } else { Ok(()) }
+    }
+
+    /// Lets the packets of the closed interval go, for which `epoch` has passed, and tells how long they have waited.
+    pub(super) fn release(&self, epoch: u64) -> Result<Option<Duration>, GateError> {
+        let mut state = self.state();
+        let Some((since, _)) = state.undecided.filter(|_| state.mode == Mode::Gating) else {
+            return Ok(None);
+        };
+        let interval = state.interval.saturating_sub(1);
+        state.write("release", &json!({ "interval": interval, "epoch": epoch }))?;
+        state.buffer.release_closed()?;
+        state.undecided = None;
+        Ok(Some(since.elapsed()))
+    }
+
+    /// Lets the guest go on, if the gate had paused it and nothing is undecided any more.
+    pub(super) fn go_on(&self) -> Result<(), GateError> {
+        let mut state = self.state();
+        if state.undecided.is_none() && state.mode == Mode::Gating { self.go(&mut state) } else { Ok(()) }
+    }
+
+    /// A verdict came that was incomplete. For another the guest has to run on, which it may for some time.
+    pub(super) fn look_again(&self) -> Result<(), GateError> {
+        let mut state = self.state();
+        let now = Instant::now();
+        state.undecided = state.undecided.map(|(since, _)| (since, now));
+        let waiting = state.waiting()?;
+        if may_run_on(self.settings, waiting) { self.go(&mut state) } else { Ok(()) }
+    }
+
+    /// Lets the guest go on, if the gate had paused it.
+    fn go(&self, state: &mut State) -> Result<(), GateError> {
+        let Some((since, hold)) = state.brake.clone() else { return Ok(()) };
+        state.write("go", &json!({}))?;
+        let resumed = self.pause.resume(&hold);
+        state.brake = None;
+        self.observer.event(&Event::Going { paused: since.elapsed() });
+        match resumed {
+            // Somebody else let it go before.
+            Ok(()) | Err(SourceError::Disturbed) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Pauses the guest until its packets may go. Not while an epoch is being taken, for which it stands still anyway.
+    pub(super) fn brake(&self, reason: &str) -> Result<(), GateError> {
+        let mut state = self.state();
+        if state.taking || state.brake.is_some() || state.mode != Mode::Gating {
+            return Ok(());
+        }
+        // To pause it is right also when it cannot be written down.
+        let written = state.write("brake", &json!({ "reason": reason }));
+        let hold = self.pause.pause()?;
+        state.brake = Some((Instant::now(), hold));
+        self.changed.notify_all();
+        drop(state);
+        self.observer.event(&Event::Braked { reason });
+        written
+    }
+
+    /// Takes over a guest that stands still since an earlier gate: it goes on with the first epoch that passes.
+    pub(super) fn begin_braked(&self) -> Result<(), GateError> {
+        let mut state = self.state();
+        // Whoever paused it, it is for us to let go.
+        self.pause.pause()?;
+        state.brake = Some((Instant::now(), Hold::Ours));
+        Ok(())
+    }
+
+    /// Lets the packets of the closed interval go without a verdict.
+    pub(super) fn open(&self, reason: &str) -> Result<(), GateError> {
+        let mut state = self.state();
+        if state.mode != Mode::Gating || state.undecided.is_none() {
+            return Ok(());
+        }
+        let interval = state.interval.saturating_sub(1);
+        state.write("fail-open", &json!({ "interval": interval, "reason": reason }))?;
+        state.buffer.release_closed()?;
+        state.undecided = None;
+        self.go(&mut state)?;
+        drop(state);
+        self.observer.event(&Event::FailedOpen { reason });
+        Ok(())
+    }
+
+    /// Leaves the guest paused for good, and its packets held.
+    pub(super) fn freeze(&self, epoch: u64) -> Result<(), GateError> {
+        let mut state = self.state();
+        state.mode = Mode::Frozen;
+        // Should it not be written down, a later gate finds a guest that is paused by others: it stays so.
+        let written = state.write("freeze", &json!({ "epoch": epoch }));
+        let hold = state.hold(self.pause)?;
+        self.pause.leave_held(&hold)?;
+        written
+    }
+
+    /// Lets the guest run on where it can harm nobody. Its packets go there, and are never seen elsewhere.
+    pub(super) fn quarantine(&self, quarantine: &Quarantine, reason: &str) -> Result<(), GateError> {
+        let mut state = self.state();
+        if state.mode == Mode::Quarantined {
+            return Ok(());
+        }
+        state.write("quarantine", &json!({ "bridge": quarantine.bridge, "reason": reason }))?;
+        state.buffer.move_to(&quarantine.bridge)?;
+        state.mode = Mode::Quarantined;
+        state.undecided = None;
+        state.buffer.release_all()?;
+        self.go(&mut state)?;
+        drop(state);
+        self.observer.event(&Event::Quarantined { bridge: &quarantine.bridge, reason });
+        Ok(())
+    }
+
+    /// Holds vifs that the guest was given since, and forgets those that are gone. Returns whether all there are are held now.
+    pub(super) fn hold_all(&self, vifs: &[Vif]) -> Result<bool, GateError> {
+        let mut state = self.state();
+        if state.undecided.is_some() || state.mode != Mode::Gating {
+            return Ok(state.mode != Mode::Gating);
+        }
+        let held: Vec<String> = state.buffer.traffic().into_iter().map(|vif| vif.vif).collect();
+        let new: Vec<Vif> = vifs.iter().filter(|vif| !held.contains(&vif.name)).cloned().collect();
+        if held.iter().any(|name| vifs.iter().all(|vif| vif.name != *name)) {
+            state.buffer.forget_absent()?;
+        }
+        if !new.is_empty() {
+            let names: Vec<&str> = new.iter().map(|vif| vif.name.as_str()).collect();
+            state.write("extend", &json!({ "vifs": names }))?;
+            state.buffer.extend(&new, &self.options)?;
+            self.observer.event(&Event::VifsAdded { vifs: &names });
+        }
+        Ok(true)
+    }
+
+    /// Ends the gate as it may fail: everything passes from now on.
+    pub(super) fn give_up_open(&self, reason: &str) -> Result<(), GateError> {
+        let mut state = self.state();
+        state.write("fail-open", &json!({ "reason": reason, "all": true }))?;
+        state.buffer.release_all()?;
+        self.go(&mut state)?;
+        drop(state);
+        self.observer.event(&Event::FailedOpen { reason });
+        Ok(())
+    }
+
+    /// Waits for so long, or until the guest was paused because of packets whose interval is still open.
+    pub(super) fn wait(&self, time: Duration) -> bool {
+        let state = self.state();
+        let (state, _) = self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner);
+        state.brake.is_some() && state.undecided.is_none()
+    }
+
+    /// Lets the guest go on, though not its packets, and removes what is left of cards that are gone.
+    pub(super) fn leave(&self) -> Result<(), GateError> {
+        let mut state = self.state();
+        if state.mode == Mode::Gating {
+            self.go(&mut state)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what is left of the buffer of a guest that is gone.
+    pub(super) fn clean_up(&self) -> Result<(), GateError> {
+        Ok(self.state().buffer.forget_absent()?)
+    }
+}

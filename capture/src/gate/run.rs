@@ -1,0 +1,267 @@
+//! The loop: an epoch every interval, a verdict for each, and what follows from it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use varve_formats::{Gfn, Vcpu};
+
+use super::control::{Control, Mode};
+use super::error::GateError;
+use super::event::{Event, Judged};
+use super::judge::{Judge, Question};
+use super::mirror::Mirror;
+use super::settings::{Decision, Remedy, Verdict, decide};
+use super::{GateEnd, Totals};
+use crate::ingest::{History, Ingest, Manner, Witness};
+use crate::schedule::Schedule;
+use crate::session::Quiesce;
+use crate::source::{Devices, GuestMemory, Source};
+use crate::{CaptureError, EpochReport, SourceError};
+
+/// From one look for an answer, or at the interrupt, to the next.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How often the source may fail in a row; then it is not by chance.
+const FAILURES_MAX: u32 = 5;
+
+/// Takes part in each epoch for the gate.
+pub(super) struct Attendant<'a> {
+    control: &'a Control<'a>,
+    view: Mutex<View<'a>>,
+}
+
+/// What the scanner sees, and the scanner.
+struct View<'a> {
+    mirror: Option<Mirror>,
+    judge: &'a mut dyn Judge,
+    /// Why there will be no answer.
+    missing: Option<String>,
+}
+
+impl<'a> Attendant<'a> {
+    pub(super) fn new(control: &'a Control<'a>, judge: &'a mut dyn Judge) -> Self {
+        Self { control, view: Mutex::new(View { mirror: None, judge, missing: None }) }
+    }
+
+    fn view(&self) -> MutexGuard<'_, View<'a>> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl View<'_> {
+    fn lose(&mut self, error: &std::io::Error) {
+        self.mirror = None;
+        self.missing = Some(format!("the memory for the scanner to look at: {error}"));
+    }
+}
+
+impl Witness for Attendant<'_> {
+    fn everything(&self, memory: &dyn GuestMemory) {
+        let mut view = self.view();
+        // Given back before the new one is made: both may not fit.
+        view.mirror = None;
+        match Mirror::of(memory) {
+            Ok(mirror) => view.mirror = Some(mirror),
+            Err(error) => view.lose(&error),
+        }
+    }
+
+    fn held(&self) -> Result<(), SourceError> {
+        Ok(self.control.close()?)
+    }
+
+    fn read(&self) {
+        if let Err(error) = self.control.pass_inbound() {
+            self.control.observer.event(&Event::Failed { what: &error.to_string() });
+        }
+    }
+
+    fn changed(&self, memory: &dyn GuestMemory, frames: &[Gfn]) {
+        let mut view = self.view();
+        let updated = view.mirror.as_mut().map_or(Ok(()), |mirror| mirror.update(memory, frames));
+        if let Err(error) = updated {
+            view.lose(&error);
+        }
+    }
+
+    fn taken(&self, number: u64, vcpus: &[Vcpu]) {
+        let mut view = self.view();
+        let View { mirror, judge, missing } = &mut *view;
+        match mirror {
+            Some(mirror) => *missing = judge.begin(&Question { epoch: number, mirror, vcpus }).err(),
+            None => drop(missing.get_or_insert_with(|| "there is no copy of its memory".to_owned())),
+        }
+    }
+}
+
+/// The loop.
+pub(super) struct Run<'a> {
+    pub(super) source: &'a dyn Source,
+    pub(super) devices: &'a dyn Devices,
+    pub(super) ingest: Ingest<'a>,
+    pub(super) control: &'a Control<'a>,
+    pub(super) attendant: &'a Attendant<'a>,
+}
+
+impl Run<'_> {
+    /// Takes epochs until told to finish, the guest is bad, or something fails for good.
+    pub(super) fn run(&self, epochs: Option<u64>, totals: &mut Totals) -> Result<GateEnd, GateError> {
+        let settings = self.control.settings;
+        let quiesce = Quiesce { suspend_every: settings.suspend_every };
+        let (mut history, mut schedule) = (History::default(), Schedule::new(settings.interval));
+        let begun = Instant::now();
+        let (mut nth, mut failures) = (0, 0);
+        while epochs.is_none_or(|epochs| totals.summary.epochs < epochs) && !self.ingest.interrupt.finish() {
+            self.control.hold_all(&self.devices.vifs()?)?;
+            if self.attendant.view().mirror.is_none() {
+                // All of memory is copied then.
+                history = History::default();
+            }
+            let manner = Manner { suspend: quiesce.suspends(nth), taken_at: None };
+            let taken = self.ingest.epoch(self.source, &manner, &mut history);
+            for remark in self.source.take_remarks() {
+                self.control.observer.event(&Event::Remark(&remark));
+            }
+            match taken {
+                Ok(report) => {
+                    (nth, failures) = (nth + 1, 0);
+                    totals.summary.add(&report);
+                    if let Some(end) = self.conclude(&report, totals)? {
+                        return Ok(end);
+                    }
+                }
+                Err(error) => {
+                    self.attendant.view().judge.stop();
+                    failures += 1;
+                    self.failed(error, failures, totals)?;
+                }
+            }
+            self.wait(begun, schedule.next(begun.elapsed()).at);
+        }
+        Ok(GateEnd::Finished)
+    }
+
+    /// Decides what failed: whether it can be tried again.
+    fn failed(&self, error: CaptureError, failures: u32, totals: &mut Totals) -> Result<(), GateError> {
+        totals.summary.epochs_dropped += 1;
+        let retry = match &error {
+            CaptureError::Source { source, .. } => {
+                !matches!(source, SourceError::Gone { .. }) && failures < FAILURES_MAX
+            }
+            _ => false,
+        };
+        let text = error.to_string();
+        self.control.note("failed", &json!({ "what": text }))?;
+        if !retry {
+            return Err(error.into());
+        }
+        self.control.observer.event(&Event::Failed { what: &text });
+        Ok(())
+    }
+
+    /// Waits for the verdict of an epoch that is durable, and does what follows from it.
+    fn conclude(&self, report: &EpochReport, totals: &mut Totals) -> Result<Option<GateEnd>, GateError> {
+        let epoch = report.record.number;
+        self.control.note("durable", &json!({ "epoch": epoch }))?;
+        let (verdict, scan) = self.verdict();
+        let findings = match &verdict {
+            Verdict::Bad(findings) => findings.clone(),
+            Verdict::Incomplete(reason) | Verdict::Missing(reason) => vec![reason.clone()],
+            Verdict::Passed => Vec::new(),
+        };
+        self.control
+            .note("verdict", &json!({ "epoch": epoch, "verdict": verdict.name(), "because": findings }))?;
+        let mut waited = None;
+        if decide(&verdict) == Decision::Release {
+            waited = self.control.release(epoch)?;
+            self.control.hold_all(&self.devices.vifs()?)?;
+            self.control.go_on()?;
+            totals.last_passed = Some(epoch);
+            if report.record.restorable {
+                totals.last_restorable = Some(epoch);
+            }
+        }
+        if matches!(verdict, Verdict::Incomplete(_)) {
+            self.control.look_again()?;
+        }
+        totals.count(&verdict, scan, waited);
+        let held = self.control.statistics().unwrap_or_default();
+        self.control.observer.event(&Event::Judged(Judged {
+            report,
+            verdict: &verdict,
+            scan,
+            waited,
+            held: &held,
+        }));
+        if decide(&verdict) != Decision::Condemn || self.control.mode() != Mode::Gating {
+            return Ok(None);
+        }
+        match &self.control.settings.on_finding {
+            Remedy::Quarantine(quarantine) => {
+                self.control.quarantine(quarantine, &format!("findings in epoch {epoch}"))?;
+                Ok(None)
+            }
+            Remedy::Freeze => {
+                self.control.freeze(epoch)?;
+                Ok(Some(GateEnd::Frozen { epoch, findings }))
+            }
+        }
+    }
+
+    /// The verdict, when it is there; missing when the scanner takes too long.
+    fn verdict(&self) -> (Verdict, Duration) {
+        let begun = Instant::now();
+        let mut view = self.attendant.view();
+        if let Some(reason) = view.missing.take() {
+            return (Verdict::Missing(reason), begun.elapsed());
+        }
+        loop {
+            if let Some(answer) = view.judge.answer(Instant::now() + LOOK) {
+                return answer;
+            }
+            let reason = match begun.elapsed() > self.control.settings.scan_limit {
+                true => "the scanner does not answer",
+                false if self.ingest.interrupt.abandon() => "the gate was told to stop",
+                false => continue,
+            };
+            view.judge.stop();
+            return (Verdict::Missing(reason.to_owned()), begun.elapsed());
+        }
+    }
+
+    /// Waits until `at` (counted from `begun`), the interrupt, or the guest's being paused.
+    fn wait(&self, begun: Instant, at: Duration) {
+        while !self.ingest.interrupt.finish() {
+            let left = at.saturating_sub(begun.elapsed());
+            if left.is_zero() || self.control.wait(left.min(LOOK)) {
+                return;
+            }
+        }
+    }
+}
+
+/// Runs the loop with the guard beside it.
+pub(super) fn guarded(run: &Run<'_>, epochs: Option<u64>, totals: &mut Totals) -> Result<GateEnd, GateError> {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let guard = scope.spawn(|| super::guard::watch(run.control, run.devices, &done));
+        let _end = Dismiss { done: &done, guard: guard.thread() };
+        run.run(epochs, totals)
+    })
+}
+
+/// Ends the guard's watch when dropped, also when the loop panicked: nobody waits for it in vain.
+struct Dismiss<'a> {
+    done: &'a AtomicBool,
+    guard: &'a Thread,
+}
+
+impl Drop for Dismiss<'_> {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        self.guard.unpark();
+    }
+}
