@@ -1,6 +1,7 @@
 //! Domains of a real Xen host, captured from its dom0.
 
 mod exact;
+mod gate;
 mod host;
 mod plants;
 mod story;

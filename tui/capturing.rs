@@ -57,7 +57,7 @@ struct Line<'a> {
 }
 
 /// How long the guest stood still, in microseconds: in all, and its parts.
-fn pause_us(split: &PauseSplit) -> serde_json::Map<String, serde_json::Value> {
+pub(crate) fn pause_us(split: &PauseSplit) -> serde_json::Map<String, serde_json::Value> {
     let parts = std::iter::once(("total", split.total())).chain(split.parts());
     parts.map(|(name, part)| (name.to_owned(), micros(part).into())).collect()
 }

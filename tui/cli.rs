@@ -62,6 +62,9 @@ pub(crate) enum Command {
     Diff(commands::diff::Diff),
     Check(commands::check::Check),
     Export(commands::export::Export),
+    Gate(commands::gate::Gate),
+    #[command(name = crate::gate::SUBCOMMAND)]
+    GateScanner(commands::gate_scanner::GateScanner),
     Quarantine(commands::quarantine::Quarantine),
     Rollback(commands::rollback::Rollback),
     Stats(commands::stats::Stats),

@@ -35,6 +35,11 @@ impl<'a> Context<'a> {
         Ok(Archive::open(self.archive_path()?, Access::Write)?)
     }
 
+    /// The VM that was named, if one was.
+    pub(crate) fn named_vm(&self) -> Option<&'a str> {
+        self.global.vm.as_deref()
+    }
+
     /// The VM to write to: it has to be named, because a slip would found a new one.
     pub(crate) fn vm_to_write(&self) -> Result<&'a str, Failure> {
         let missing = "which VM? Give --vm NAME or set VARVE_VM";

@@ -9,6 +9,7 @@ mod cli;
 mod commands;
 mod context;
 mod exit;
+mod gate;
 mod interrupt;
 mod output;
 mod progress;

@@ -71,6 +71,13 @@ impl Selection {
     fn policy(&self) -> Result<Policy, Failure> {
         let Some(path) = &self.policy else { return Ok(Policy::default()) };
         let failure = |reason: String| Failure::new(format_args!("policy {}: {reason}", path.display()));
+        Policy::parse(&self.policy_text()?).map_err(|error| failure(error.to_string()))
+    }
+
+    /// The text of the policy file; nothing without one.
+    pub(crate) fn policy_text(&self) -> Result<String, Failure> {
+        let Some(path) = &self.policy else { return Ok(String::new()) };
+        let failure = |reason: String| Failure::new(format_args!("policy {}: {reason}", path.display()));
         let file = File::open(path).map_err(|error| failure(error.to_string()))?;
         let mut text = String::new();
         file.take(MAX_POLICY_BYTES + 1)
@@ -79,7 +86,7 @@ impl Selection {
         if text.len() as u64 > MAX_POLICY_BYTES {
             return Err(failure(format!("is larger than {MAX_POLICY_BYTES} bytes")));
         }
-        Policy::parse(&text).map_err(|error| failure(error.to_string()))
+        Ok(text)
     }
 }
 

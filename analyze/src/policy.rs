@@ -4,6 +4,9 @@
 //! [process]
 //! deny  = ["xmrig", "nc*"]   # globs over `comm`; any thread that matches is a finding
 //! allow = ["sshd", "nginx"]  # when present, every user process must match one
+//!
+//! [gate]                       # see `docs/gate.md`
+//! hold_budget_ms = 2000
 //! ```
 
 use std::ffi::OsStr;
@@ -20,6 +23,8 @@ pub const MAX_POLICY_BYTES: u64 = 1 << 20;
 pub struct Policy {
     /// Which processes may run.
     pub process: ProcessPolicy,
+    /// How a gate is to behave: for whoever gates the VM to understand.
+    pub gate: toml::Table,
 }
 
 /// Deny and allow lists over process names.
@@ -51,6 +56,8 @@ pub enum PolicyError {
 struct File {
     #[serde(default)]
     process: ProcessTable,
+    #[serde(default)]
+    gate: toml::Table,
 }
 
 #[derive(Deserialize, Default)]
@@ -74,7 +81,7 @@ impl Policy {
             allow_set: file.process.allow.as_deref().map(|list| glob_set("allow", list)).transpose()?,
             deny: file.process.deny,
         };
-        Ok(Self { process })
+        Ok(Self { process, gate: file.gate })
     }
 }
 

@@ -1,7 +1,8 @@
 //! One Xen host for all tests, with the `varve` command in its dom0. Each test has a guest of its own.
 
+use std::ops::{Deref, DerefMut};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use serde_json::Value;
 use varve_fixtures::{Ran, Xen, XenConfig, XenGuest, XenGuestConfig, XenHost};
@@ -20,17 +21,39 @@ const GUEST_MIB: u32 = 192;
 /// The host, and where the archives are: each guest's in one of its own.
 pub(crate) struct Host(XenHost);
 
-/// The host, which is booted for the first who asks; one test at a time has it.
-pub(crate) fn host() -> MutexGuard<'static, Host> {
-    static HOST: OnceLock<Mutex<Host>> = OnceLock::new();
-    let host = HOST.get_or_init(|| {
-        let varve = build(Xen::Bookworm);
-        let mut host = XenHost::boot(XenConfig { xen: Xen::Bookworm, ..XenConfig::default() }).unwrap();
-        host.put("/usr/bin/varve", 0o755, &varve).unwrap();
-        Mutex::new(Host(host))
+/// The host, while one test has it.
+pub(crate) struct Lease(MutexGuard<'static, Option<Host>>);
+
+/// The host, which is booted for the first who asks, and anew after a test that failed: what that left is no other test's concern.
+pub(crate) fn host() -> Lease {
+    static HOST: Mutex<Option<Host>> = Mutex::new(None);
+    let mut host = HOST.lock().unwrap_or_else(|poisoned| {
+        HOST.clear_poison();
+        let mut host = poisoned.into_inner();
+        *host = None;
+        host
     });
-    // What one test leaves behind is no other test's guest.
-    host.lock().unwrap_or_else(PoisonError::into_inner)
+    if host.is_none() {
+        let varve = build(Xen::Bookworm);
+        let mut booted = XenHost::boot(XenConfig { xen: Xen::Bookworm, ..XenConfig::default() }).unwrap();
+        booted.put("/usr/bin/varve", 0o755, &varve).unwrap();
+        *host = Some(Host(booted));
+    }
+    Lease(host)
+}
+
+impl Deref for Lease {
+    type Target = Host;
+
+    fn deref(&self) -> &Host {
+        self.0.as_ref().unwrap()
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Host {
+        self.0.as_mut().unwrap()
+    }
 }
 
 /// Builds the command for a release of Xen and returns its bytes, without debug information.

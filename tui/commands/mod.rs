@@ -7,6 +7,8 @@ pub(crate) mod diff;
 pub(crate) mod epochs;
 pub(crate) mod export;
 pub(crate) mod first_bad;
+pub(crate) mod gate;
+pub(crate) mod gate_scanner;
 pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod quarantine;
@@ -31,6 +33,8 @@ pub(crate) fn run(cli: &Cli) -> Result<Status, Failure> {
         Command::Import(command) => command.run(&context),
         Command::Capture(command) => command.run(&context),
         Command::Epochs(command) => command.run(&context),
+        Command::Gate(command) => command.run(&context),
+        Command::GateScanner(command) => command.run(),
         Command::Vms(command) => command.run(&context),
         Command::Show(command) => command.run(&context),
         Command::Scan(command) => command.run(&context),

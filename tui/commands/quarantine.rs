@@ -86,7 +86,7 @@ impl Quarantine {
 }
 
 /// A bridge is isolated when what is connected to it are guests: nothing with a card behind it, and nothing that leads on.
-fn isolated(bridge: &str) -> Result<(), Failure> {
+pub(crate) fn isolated(bridge: &str) -> Result<(), Failure> {
     let class = PathBuf::from("/sys/class/net");
     let ports = fs::read_dir(class.join(bridge).join("brif")).map_err(|error| {
         Failure::new(format_args!(

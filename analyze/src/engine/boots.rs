@@ -7,9 +7,10 @@
 //! magic "varvboot" | version u16 = 1 | epochs looked at u64 | count u16 | count first epochs, u64 each | pins
 //! ```
 
-use varve_formats::FormatError;
+use varve_formats::{FormatError, PhysicalMemory, Vcpu};
 
-use crate::guest::{MAX_PINS, Pin};
+use super::history::EpochError;
+use crate::guest::{Guest, MAX_PINS, Pin, Profiles};
 
 const MAGIC: &[u8; 8] = b"varvboot";
 const VERSION: u16 = 1;
@@ -37,22 +38,60 @@ pub(super) struct Boots {
 
 impl Boots {
     /// Whether another boot can be remembered. A guest that makes up boots cannot fill the archive.
-    pub(super) fn has_room(&self) -> bool {
+    fn has_room(&self) -> bool {
         self.boots.len() < MAX_PINS
     }
 
     /// The boot with this kernel at this place.
-    pub(super) fn of(&self, pin: &Pin) -> Option<&Boot> {
+    fn of(&self, pin: &Pin) -> Option<&Boot> {
         self.boots.iter().find(|boot| boot.pin.placement == pin.placement)
     }
 
+    /// Opens an epoch's memory as a guest, judged by the kernels of the epochs before it.
+    pub(super) fn guest<'m>(
+        &self,
+        epoch: u64,
+        memory: &'m dyn PhysicalMemory,
+        vcpus: &[Vcpu],
+        profiles: &Profiles,
+    ) -> Result<Guest<'m>, EpochError> {
+        let guest = Guest::open(memory, vcpus, &self.pins_until(epoch), profiles)
+            .map_err(|reason| EpochError::BringUp { epoch, reason: Box::new(reason) })?;
+        match self.boots.iter().any(|boot| boot.first == epoch) {
+            // Its own pin helped to find it and must not help to judge it.
+            true => Ok(guest.judged_by(&self.pins_before(epoch))),
+            false => Ok(guest),
+        }
+    }
+
+    /// The same of the next epoch that was not looked at yet; remembers its boot if it is the first of one.
+    pub(super) fn learn<'m>(
+        &mut self,
+        epoch: u64,
+        memory: &'m dyn PhysicalMemory,
+        vcpus: &[Vcpu],
+        profiles: &Profiles,
+    ) -> Result<Guest<'m>, EpochError> {
+        self.looked_at = epoch + 1;
+        let guest = self.guest(epoch, memory, vcpus, profiles)?;
+        if guest.continuity().is_new_boot() && self.has_room() {
+            self.boots.push(Boot { first: epoch, pin: guest.pin().clone() });
+        }
+        Ok(guest)
+    }
+
+    /// The first epoch of the boot that `guest`, of `epoch`, belongs to; `None` when it is that epoch.
+    pub(super) fn baseline(&self, epoch: u64, guest: &Guest<'_>) -> Option<u64> {
+        self.of(guest.pin()).map(|boot| boot.first).filter(|first| *first < epoch)
+    }
+
     /// The pins of boots that begin at or before `epoch`.
-    pub(super) fn pins_until(&self, epoch: u64) -> Vec<Pin> {
+    fn pins_until(&self, epoch: u64) -> Vec<Pin> {
         self.boots.iter().filter(|boot| boot.first <= epoch).map(|boot| boot.pin.clone()).collect()
     }
 
     /// The pins of boots that begin before `epoch`.
-    pub(super) fn pins_before(&self, epoch: u64) -> Vec<Pin> {
+    fn pins_before(&self, epoch: u64) -> Vec<Pin> {
         self.boots.iter().filter(|boot| boot.first < epoch).map(|boot| boot.pin.clone()).collect()
     }
 

@@ -4,11 +4,11 @@ use std::sync::{Mutex, PoisonError};
 
 use varve_store::{Access, Archive, EpochMemory, StoreError};
 
-use super::boots::{Boot, Boots};
+use super::boots::Boots;
 use crate::guest::{BringUpError, Guest, Profiles};
 
 /// Name of the blob that boots are pinned under.
-const PIN_NAME: &str = "boots";
+pub(super) const PIN_NAME: &str = "boots";
 
 /// Why nothing can be said of an epoch.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,14 @@ pub enum EpochError {
         epoch: u64,
         /// What was tried.
         reason: Box<BringUpError>,
+    },
+    /// An epoch it has to be compared with cannot be had.
+    #[error("epoch {epoch}: {reason}")]
+    Unreachable {
+        /// The epoch to compare with.
+        epoch: u64,
+        /// Why not.
+        reason: String,
     },
 }
 
@@ -76,21 +84,12 @@ impl History {
     /// # Errors
     /// When no kernel is found in it.
     pub fn guest<'m>(&self, memory: &'m EpochMemory) -> Result<Guest<'m>, EpochError> {
-        let epoch = memory.record().number;
-        let boots = self.known();
-        let guest = Guest::open(memory, memory.vcpus(), &boots.pins_until(epoch), &self.profiles)
-            .map_err(|reason| EpochError::BringUp { epoch, reason: Box::new(reason) })?;
-        match boots.boots.iter().any(|boot| boot.first == epoch) {
-            // Its own pin helped to find it and must not help to judge it.
-            true => Ok(guest.judged_by(&boots.pins_before(epoch))),
-            false => Ok(guest),
-        }
+        self.known().guest(memory.record().number, memory, memory.vcpus(), &self.profiles)
     }
 
     /// The first archived epoch of the boot that `guest`, of `epoch`, belongs to; `None` when it is that epoch.
     pub(super) fn baseline(&self, epoch: u64, guest: &Guest<'_>) -> Option<u64> {
-        let boots = self.known();
-        boots.of(guest.pin()).map(|boot| boot.first).filter(|first| *first < epoch)
+        self.known().baseline(epoch, guest)
     }
 
     /// Learns which boots there are in epochs up to and including `last`, and pins what is new.
@@ -104,14 +103,8 @@ impl History {
         }
         for epoch in boots.looked_at..=last {
             let memory = self.memory(epoch)?;
-            let pins = boots.pins_until(epoch);
-            if let Ok(guest) = Guest::open(&memory, memory.vcpus(), &pins, &self.profiles)
-                && guest.continuity().is_new_boot()
-                && boots.has_room()
-            {
-                boots.boots.push(Boot { first: epoch, pin: guest.pin().clone() });
-            }
-            boots.looked_at = epoch + 1;
+            // Where no kernel is found no boot begins.
+            let _ = boots.learn(epoch, &memory, memory.vcpus(), &self.profiles);
         }
         *self.boots.lock().unwrap_or_else(PoisonError::into_inner) = boots.clone();
         self.pin(&boots);

@@ -4,6 +4,7 @@
 //! History   archive + VM → guests, each with the baseline of its boot       (history.rs, boots.rs)
 //! Sweep     epochs × scans in parallel, results in the order of epochs      (sweep.rs)
 //! FirstBad  where a history turns bad, from verdicts alone                  (first_bad.rs)
+//! Live      epochs of a running guest, one by one as they are taken         (live.rs)
 //! Diff      what began, ended and changed between two epochs                (diff.rs)
 //! ```
 
@@ -11,9 +12,11 @@ mod boots;
 mod diff;
 mod first_bad;
 mod history;
+mod live;
 mod sweep;
 
 pub use diff::{ChangedPage, Diff, ModuleChange, ProcessChange};
 pub use first_bad::{FirstBad, Verdict};
 pub use history::{EpochError, History};
+pub use live::{Live, Past, PastEpoch};
 pub use sweep::{EpochResult, ScanResult, Sweep};

@@ -7,7 +7,6 @@ use varve_store::{EpochMemory, StoreError};
 
 use super::first_bad::Verdict;
 use super::history::{EpochError, History};
-use crate::guest::Guest;
 use crate::policy::Policy;
 use crate::scans::{Scan, ScanInput};
 use crate::{Report, Severity};
@@ -94,13 +93,15 @@ impl Sweep<'_> {
         let baseline_memory =
             self.history.baseline(epoch, &guest).map(|first| self.history.memory(first)).transpose()?;
         let baseline = baseline_memory.as_ref().map(|memory| self.history.guest(memory)).transpose()?;
-        Ok(self.scan_guest(&guest, baseline.as_ref()))
+        Ok(run_all(
+            self.scans,
+            &ScanInput { guest: &guest, baseline: baseline.as_ref(), policy: self.policy },
+        ))
     }
+}
 
-    /// Runs the scans on a guest.
-    fn scan_guest(&self, guest: &Guest<'_>, baseline: Option<&Guest<'_>>) -> Vec<ScanResult> {
-        let input = ScanInput { guest, baseline, policy: self.policy };
-        let run = |scan: &&'static Scan| ScanResult { scan: scan.name, report: (scan.run)(&input) };
-        self.scans.par_iter().map(run).collect()
-    }
+/// Runs scans on a guest.
+pub(super) fn run_all(scans: &[&'static Scan], input: &ScanInput<'_>) -> Vec<ScanResult> {
+    let run = |scan: &&'static Scan| ScanResult { scan: scan.name, report: (scan.run)(input) };
+    scans.par_iter().map(run).collect()
 }

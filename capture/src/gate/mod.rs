@@ -113,6 +113,14 @@ impl Totals {
     }
 }
 
+/// Opens the gate of a guest: what is held is dropped, and everything passes from then on. Returns how many packets were dropped.
+///
+/// # Errors
+/// [`GateError`]: packets may still be held.
+pub fn open_up(source: &dyn Source, journal: &std::path::Path) -> Result<u64, GateError> {
+    start::open_up(source, journal)
+}
+
 impl Gate<'_> {
     /// Gates the guest until told to finish, it is bad, or something fails. In each case the buffer stays, and holds.
     ///

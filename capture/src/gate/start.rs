@@ -1,6 +1,7 @@
 //! How a gate begins, and ends: what an earlier one left is taken over, and what this one leaves is held.
 
 use std::io;
+use std::path::Path;
 
 use serde_json::json;
 
@@ -15,8 +16,8 @@ use super::settings::Settings;
 use super::{Gate, GateEnd, Totals};
 use crate::ingest::Ingest;
 use crate::output::{Orphan, OutputBuffer, OutputOptions, Traffic, Vif};
-use crate::source::Devices;
-use crate::{CaptureError, EpochReport, Interrupt, Observer, Options};
+use crate::source::{Devices, Source};
+use crate::{CaptureError, EpochReport, Interrupt, Observer, Options, SourceError};
 
 /// How a gate comes to its buffer: the kernel, or what stands for it in tests.
 pub(super) trait Plumbing {
@@ -60,14 +61,14 @@ pub(super) fn run_with(
     observer: &dyn GateObserver,
     totals: &mut Totals,
 ) -> Result<GateEnd, GateError> {
-    let unsuitable = |reason: &str| GateError::Unsuitable { reason: reason.to_owned() };
-    let cannot = || unsuitable("this kind of guest cannot be gated: only domains of Xen can (xen:DOMAIN)");
-    let (devices, pause) = gate.source.devices().zip(gate.source.pause()).ok_or_else(cannot)?;
+    let (devices, pause) = gate.source.devices().zip(gate.source.pause()).ok_or_else(not_possible)?;
     if gate.settings.suspend_every > 0 && gate.source.suspend().is_none() {
-        return Err(unsuitable("this guest does not suspend itself for others"));
+        let reason =
+            "this guest does not suspend itself for others, so that it has no restore points".to_owned();
+        return Err(GateError::Unsuitable { reason });
     }
     let identity = devices.identity();
-    let (mut journal, left) = open_journal(gate, &identity)?;
+    let (mut journal, left) = open_journal(&gate.journal, &identity)?;
     match left {
         Left::Frozen(epoch) if !gate.thaw => return Err(GateError::Frozen { epoch }),
         Left::Quarantined(bridge) => return Err(GateError::InQuarantine { bridge }),
@@ -144,9 +145,14 @@ fn names(vifs: &[Vif]) -> Vec<String> {
     vifs.iter().map(|vif| vif.name.clone()).collect()
 }
 
-fn open_journal(gate: &Gate<'_>, identity: &str) -> Result<(Journal, Left), GateError> {
-    Journal::open(&gate.journal, identity).map_err(|source| match source.kind() {
-        io::ErrorKind::WouldBlock => GateError::Busy { path: gate.journal.display().to_string() },
+fn not_possible() -> GateError {
+    let reason = "this kind of guest cannot be gated: only domains of Xen can (xen:DOMAIN)".to_owned();
+    GateError::Unsuitable { reason }
+}
+
+fn open_journal(path: &Path, identity: &str) -> Result<(Journal, Left), GateError> {
+    Journal::open(path, identity).map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock => GateError::Busy { path: path.display().to_string() },
         _ => GateError::Journal { source },
     })
 }
@@ -190,10 +196,8 @@ fn end_with(settings: &Settings, control: &Control<'_>, end: &Result<GateEnd, Ga
         Ok(GateEnd::Frozen { .. }) => "frozen".to_owned(),
         Err(error) => error.to_string(),
     };
-    let gone = matches!(
-        end,
-        Err(GateError::Capture(CaptureError::Source { source: crate::SourceError::Gone { .. }, .. }))
-    );
+    let gone =
+        matches!(end, Err(GateError::Capture(CaptureError::Source { source: SourceError::Gone { .. }, .. })));
     let last = match end {
         Err(_) if gone => control.clean_up(),
         Err(_) if settings.fail_open => control.give_up_open(&how),
@@ -205,20 +209,19 @@ fn end_with(settings: &Settings, control: &Control<'_>, end: &Result<GateEnd, Ga
     }
 }
 
-/// Opens the gate of a guest: what is held is dropped, and everything passes from then on. Returns how many packets were dropped.
-pub(super) fn off(devices: &dyn Devices, journal: &std::path::Path) -> Result<u64, GateError> {
+/// See [`super::open_up`].
+pub(super) fn open_up(source: &dyn Source, journal: &Path) -> Result<u64, GateError> {
+    let devices = source.devices().ok_or_else(not_possible)?;
     let identity = devices.identity();
-    let (mut journal, _) = Journal::open(journal, &identity).map_err(|source| match source.kind() {
-        io::ErrorKind::WouldBlock => GateError::Busy { path: journal.display().to_string() },
-        _ => GateError::Journal { source },
-    })?;
+    let (mut journal, _) = open_journal(journal, &identity)?;
     journal.write("off", &json!({ "guest": identity })).map_err(|source| GateError::Journal { source })?;
-    let domid = devices.vifs()?.first().map(|vif| vif.domid);
-    let orphans: Vec<Orphan> =
-        OutputBuffer::orphans()?.into_iter().filter(|orphan| Some(orphan.vif.domid) == domid).collect();
-    let held =
-        orphans.iter().filter_map(|orphan| orphan.outbound).map(|plug| u64::from(plug.waiting_packets));
-    let held = held.sum();
+    let vifs = devices.vifs()?;
+    let orphans: Vec<Orphan> = OutputBuffer::orphans()?
+        .into_iter()
+        .filter(|orphan| vifs.iter().any(|vif| vif.domid == orphan.vif.domid))
+        .collect();
+    let plugs = orphans.iter().filter_map(|orphan| orphan.outbound);
+    let held = plugs.map(|plug| u64::from(plug.waiting_packets)).sum();
     OutputBuffer::adopt(orphans)?.remove().map_err(|(_, error)| error)?;
     Ok(held)
 }

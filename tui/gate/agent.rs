@@ -1,0 +1,332 @@
+//! The gate's side of its scanner: starts it, asks it, gives it what it needs of the past, and replaces it when it dies or hangs.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use varve_analyze::engine::Live;
+use varve_capture::gate::{Judge, Question, Verdict};
+use varve_formats::{Gfn, PAGE_SIZE, PhysicalMemory};
+use varve_store::{Archive, EpochMemory};
+
+use super::wire::{self, Frame, Order, PAGES_MAX, Report, WireVcpu, WireVerdict};
+use crate::exit::Failure;
+
+/// The user with no rights (`nobody`), and its group.
+const NOBODY: u32 = 65534;
+
+/// How the hidden subcommand is called that a scanner runs.
+pub(crate) const SUBCOMMAND: &str = "gate-scanner";
+
+/// Where a program finds itself, whatever it is called and wherever it lies.
+const MYSELF: &str = "/proc/self/exe";
+
+/// What a scanner is started with.
+#[derive(Clone)]
+pub(crate) struct Task {
+    pub(crate) archive: Archive,
+    pub(crate) vm: String,
+    /// The policy, as TOML.
+    pub(crate) policy: String,
+    /// Names of scans.
+    pub(crate) scans: Vec<String>,
+}
+
+/// A scanner, which is replaced when it ends.
+pub(crate) struct Scanner {
+    task: Task,
+    running: Option<Running>,
+    /// The epoch that was asked about.
+    asked: Option<u64>,
+    /// Told how many epochs of the past have been looked at.
+    progress: Box<dyn Fn(u64) + Send + Sync>,
+}
+
+/// What a scanner says that is of use to the gate.
+enum News {
+    Learned(u64),
+    Ready,
+    Verdict {
+        epoch: u64,
+        verdict: Verdict,
+        took: Duration,
+    },
+    /// It will say no more, for this reason.
+    Ended(String),
+}
+
+struct Running {
+    child: Child,
+    stream: Arc<Mutex<UnixStream>>,
+    news: Receiver<News>,
+    /// The mirror it has.
+    mirror: Option<u64>,
+    listening: Option<JoinHandle<()>>,
+}
+
+impl Scanner {
+    pub(crate) fn new(task: Task, progress: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        Self { task, running: None, asked: None, progress: Box::new(progress) }
+    }
+
+    /// Starts it and waits until it has looked at what is in the archive.
+    pub(crate) fn prepare(&mut self, stop: impl Fn() -> bool) -> Result<(), Failure> {
+        let failure = |reason: String| Failure::new(format_args!("the scanner: {reason}"));
+        self.start().map_err(failure)?;
+        while let Some(running) = &self.running {
+            match running.news.recv_timeout(Duration::from_millis(100)) {
+                Ok(News::Ready) => return Ok(()),
+                Ok(News::Learned(epochs)) => (self.progress)(epochs),
+                Ok(News::Verdict { .. }) => {}
+                Ok(News::Ended(reason)) => return Err(failure(self.ended(reason))),
+                Err(RecvTimeoutError::Disconnected) => return Err(failure(self.ended(String::new()))),
+                Err(RecvTimeoutError::Timeout) if stop() => {
+                    return Err(failure("stopped as asked".to_owned()));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        Err(failure("it is not there".to_owned()))
+    }
+
+    fn start(&mut self) -> Result<(), String> {
+        let running = Running::start(&self.task).map_err(|error| format!("cannot be started: {error}"))?;
+        self.running = Some(running);
+        Ok(())
+    }
+
+    /// Why it has ended; it is gone then.
+    fn ended(&mut self, reason: String) -> String {
+        let status = self.running.take().map(Running::end);
+        match status {
+            Some(Ok(status)) => match status.signal() {
+                Some(signal) => format!("the scanner was ended by signal {signal}"),
+                None if reason.is_empty() => format!("the scanner ended: {status}"),
+                None => reason,
+            },
+            _ => reason,
+        }
+    }
+
+    fn ask(&mut self, question: &Question<'_>) -> Result<(), String> {
+        if self.running.is_none() {
+            self.start()?;
+        }
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let broken = |error: io::Error| format!("the scanner cannot be asked: {error}");
+        if running.mirror != Some(question.mirror.serial()) {
+            let file = question.mirror.reader().map_err(broken)?;
+            let order = Order::Mirror { segments: wire::segments(question.mirror.segments()) };
+            running.tell(&order, Some(&file)).map_err(broken)?;
+            running.mirror = Some(question.mirror.serial());
+        }
+        let vcpus = question.vcpus.iter().map(WireVcpu::from).collect();
+        let absent = question.mirror.absent().map(|gfn| gfn.0).collect();
+        running.tell(&Order::Look { epoch: question.epoch, vcpus, absent }, None).map_err(broken)
+    }
+}
+
+impl Judge for Scanner {
+    fn begin(&mut self, question: &Question<'_>) -> Result<(), String> {
+        self.asked = None;
+        // One that has died since is noticed now; the next is asked instead.
+        if self.ask(question).is_err() {
+            self.ended(String::new());
+            self.ask(question)?;
+        }
+        self.asked = Some(question.epoch);
+        Ok(())
+    }
+
+    fn answer(&mut self, until: Instant) -> Option<(Verdict, Duration)> {
+        loop {
+            let missing = |reason: String| Some((Verdict::Missing(reason), Duration::ZERO));
+            let Some(running) = &self.running else { return missing("there is no scanner".to_owned()) };
+            let left = until.saturating_duration_since(Instant::now());
+            match running.news.recv_timeout(left) {
+                Ok(News::Verdict { epoch, verdict, took }) if self.asked == Some(epoch) => {
+                    self.asked = None;
+                    return Some((verdict, took));
+                }
+                Ok(News::Learned(epochs)) => (self.progress)(epochs),
+                Ok(News::Ready | News::Verdict { .. }) => {}
+                Err(RecvTimeoutError::Timeout) => return None,
+                Ok(News::Ended(reason)) => {
+                    let reason = self.ended(reason);
+                    return missing(reason);
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let reason = self.ended("the scanner says nothing more".to_owned());
+                    return missing(reason);
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        if self.asked.take().is_some() {
+            self.ended(String::new());
+        }
+    }
+}
+
+impl Drop for Scanner {
+    fn drop(&mut self) {
+        self.ended(String::new());
+    }
+}
+
+impl Running {
+    fn start(task: &Task) -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let mut command = Command::new(MYSELF);
+        command.arg(SUBCOMMAND).env_clear().current_dir("/");
+        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
+        // In a process group of its own: Ctrl-C is the gate's to answer.
+        command.process_group(0);
+        if rustix::process::geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let child = command.spawn()?;
+        drop(command);
+        let reader = ours.try_clone()?;
+        let stream = Arc::new(Mutex::new(ours));
+        let (sender, news) = mpsc::channel();
+        let conversation = Conversation {
+            task: task.clone(),
+            reader,
+            stream: Arc::clone(&stream),
+            news: sender,
+            past: None,
+        };
+        let listening =
+            std::thread::Builder::new().name("scanner".to_owned()).spawn(|| conversation.hold())?;
+        let running = Self { child, stream, news, mirror: None, listening: Some(listening) };
+        let epochs = task.archive.epoch_count(&task.vm).unwrap_or(0);
+        let pinned = task.archive.pin(&task.vm, Live::PIN_NAME).ok().flatten().unwrap_or_default();
+        let begin = Order::Begin { policy: task.policy.clone(), scans: task.scans.clone(), epochs };
+        wire::send(&running.line(), &begin, &pinned, None)?;
+        Ok(running)
+    }
+
+    fn line(&self) -> MutexGuard<'_, UnixStream> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, order: &Order, file: Option<&File>) -> io::Result<()> {
+        wire::send(&self.line(), order, &[], file)
+    }
+
+    fn end(mut self) -> io::Result<std::process::ExitStatus> {
+        // One that ended by itself has its own status.
+        let status = match self.child.try_wait()? {
+            Some(status) => status,
+            None => {
+                self.child.kill()?;
+                self.child.wait()?
+            }
+        };
+        if let Some(listening) = self.listening.take() {
+            // It ends with the other end of the line.
+            let _ = listening.join();
+        }
+        Ok(status)
+    }
+}
+
+/// Listens to a scanner, and answers what it wants to know.
+struct Conversation {
+    task: Task,
+    reader: UnixStream,
+    stream: Arc<Mutex<UnixStream>>,
+    news: Sender<News>,
+    past: Option<EpochMemory>,
+}
+
+impl Conversation {
+    fn hold(mut self) {
+        let reason = loop {
+            match wire::receive::<Report>(&self.reader) {
+                Ok(Some(frame)) => match self.hear(frame) {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(error) => break format!("the scanner: {error}"),
+                },
+                Ok(None) => break String::new(),
+                Err(error) => break format!("the scanner says what makes no sense: {error}"),
+            }
+        };
+        let _ = self.news.send(News::Ended(reason));
+    }
+
+    /// Whether anybody still listens.
+    fn hear(&mut self, frame: Frame<Report>) -> io::Result<bool> {
+        let news = match frame.text {
+            Report::Learned { epochs } => News::Learned(epochs),
+            Report::Ready => News::Ready,
+            Report::Cannot { reason } => News::Ended(reason),
+            Report::WantEpoch { epoch } => {
+                let answer = self.epoch(epoch).map(|memory| Order::Epoch {
+                    regions: wire::regions(memory.regions()),
+                    vcpus: memory.vcpus().iter().map(WireVcpu::from).collect(),
+                });
+                self.reply(answer.unwrap_or_else(|reason| Order::Refused { reason }), &[])?;
+                return Ok(true);
+            }
+            Report::WantPages { epoch, gfn, count } => {
+                match self.epoch(epoch).map(|memory| pages(memory, gfn, count.min(PAGES_MAX))) {
+                    Ok((there, bytes)) => self.reply(Order::Pages { there }, &bytes)?,
+                    Err(reason) => self.reply(Order::Refused { reason }, &[])?,
+                }
+                return Ok(true);
+            }
+            Report::Verdict { epoch, verdict, because, took_us } => {
+                if !frame.bytes.is_empty() {
+                    // They can be found again: an archive that cannot keep them is said elsewhere.
+                    let _ = self.task.archive.set_pin(&self.task.vm, Live::PIN_NAME, &frame.bytes);
+                }
+                let verdict = match verdict {
+                    WireVerdict::Passed => Verdict::Passed,
+                    WireVerdict::Bad => Verdict::Bad(because),
+                    WireVerdict::Incomplete => Verdict::Incomplete(because.join("; ")),
+                };
+                News::Verdict { epoch, verdict, took: Duration::from_micros(took_us) }
+            }
+        };
+        Ok(self.news.send(news).is_ok())
+    }
+
+    fn epoch(&mut self, number: u64) -> Result<&EpochMemory, String> {
+        if self.past.as_ref().is_none_or(|known| known.record().number != number) {
+            let found = self.task.archive.epoch(&self.task.vm, number);
+            self.past = Some(found.map_err(|error| error.to_string())?);
+        }
+        self.past.as_ref().ok_or_else(String::new)
+    }
+
+    fn reply(&self, order: Order, bytes: &[u8]) -> io::Result<()> {
+        wire::send(&self.stream.lock().unwrap_or_else(PoisonError::into_inner), &order, bytes, None)
+    }
+}
+
+/// Which of these pages there are, and their contents.
+fn pages(memory: &EpochMemory, gfn: u64, count: u64) -> (Vec<bool>, Vec<u8>) {
+    let mut bytes = Vec::new();
+    let there = (0..count).map(|index| {
+        let mut page = [0; PAGE_SIZE];
+        let at = gfn.checked_add(index).and_then(|gfn| Gfn(gfn).gpa());
+        let there = at.is_some_and(|at| memory.read(at, &mut page).is_ok());
+        if there {
+            bytes.extend_from_slice(&page);
+        }
+        there
+    });
+    (there.collect(), bytes)
+}

@@ -1,0 +1,140 @@
+//! The process that looks: it has nothing but a socket and a file to read, and no way to anything else.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use varve_analyze::engine::{EpochResult, Live, Verdict};
+use varve_analyze::policy::Policy;
+use varve_analyze::scans::{self, Scan};
+use varve_formats::image::Image;
+use varve_formats::{Fault, Gfn, Gpa, PhysicalMemory, Region, Vcpu};
+
+use super::confine::confine;
+use super::past::{Line, Remote};
+use super::wire::{self, Frame, Order, Report, WireVerdict};
+use crate::scanning::THRESHOLD;
+
+/// Most sentences of a verdict, and most characters of each.
+const REASONS_MAX: usize = 64;
+const REASON_CHARS: usize = 300;
+
+/// Serves the gate at the other end of `stream` until it is gone.
+pub(crate) fn serve(stream: UnixStream) -> io::Result<()> {
+    confine()?;
+    let line = Arc::new(Line(Mutex::new(stream)));
+    let Some(frame) = next(&line)? else { return Ok(()) };
+    let Order::Begin { policy, scans, epochs } = frame.text else { return Err(nonsense()) };
+    let (policy, scans) = match prepare(&policy, &scans) {
+        Ok(prepared) => prepared,
+        Err(reason) => return say(&line, &Report::Cannot { reason }, &[]),
+    };
+    let past = Remote(Arc::clone(&line));
+    let pinned = (!frame.bytes.is_empty()).then_some(frame.bytes);
+    // Whether the gate still listens shows later.
+    let learned = |epoch: u64| drop(say(&line, &Report::Learned { epochs: epoch + 1 }, &[]));
+    let live = match Live::begin(&past, &scans, &policy, pinned.as_deref(), epochs, learned) {
+        Ok(live) => live,
+        Err(error) => return say(&line, &Report::Cannot { reason: error.to_string() }, &[]),
+    };
+    say(&line, &Report::Ready, &[])?;
+    answer(&line, live)
+}
+
+fn prepare(policy: &str, names: &[String]) -> Result<(Policy, Vec<&'static Scan>), String> {
+    let policy = Policy::parse(policy).map_err(|error| error.to_string())?;
+    let scan = |name: &String| scans::named(name).ok_or_else(|| format!("there is no scan {name:?}"));
+    Ok((policy, names.iter().map(scan).collect::<Result<_, _>>()?))
+}
+
+/// Answers questions.
+fn answer(line: &Line, mut live: Live<'_>) -> io::Result<()> {
+    let mut mirror: Option<Image> = None;
+    let mut pinned = Vec::new();
+    while let Some(Frame { text, file, .. }) = next(line)? {
+        match text {
+            Order::Mirror { segments } => mirror = Some(open(file.ok_or_else(nonsense)?, &segments)?),
+            Order::Look { epoch, vcpus, absent } => {
+                let begun = Instant::now();
+                let mirror = mirror.as_ref().ok_or_else(nonsense)?;
+                let memory = Seen { mirror, absent: absent.into_iter().collect() };
+                let vcpus: Vec<Vcpu> = vcpus.iter().map(Vcpu::from).collect();
+                let result = live.judge(epoch, &memory, &vcpus);
+                let (verdict, because) = verdict(&result);
+                let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+                let now = live.pinned();
+                let new = if now.get(HEAD..) == pinned.get(HEAD..) { Vec::new() } else { now.clone() };
+                pinned = now;
+                say(line, &Report::Verdict { epoch, verdict, because, took_us }, &new)?;
+            }
+            _ => return Err(nonsense()),
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of pinned boots that say how far was looked and not what was found.
+const HEAD: usize = 18;
+
+fn open(file: File, segments: &[(u64, u64, u64)]) -> io::Result<Image> {
+    let image = Image::of_ram(file, Path::new("mirror"), wire::segments_of(segments));
+    image.map_err(io::Error::other)
+}
+
+/// The verdict and its reasons.
+fn verdict(result: &EpochResult) -> (WireVerdict, Vec<String>) {
+    let scans = result.scans.as_deref().unwrap_or_default();
+    let findings = scans.iter().flat_map(|scan| scan.report.findings.iter());
+    let found = findings.filter(|finding| finding.severity >= THRESHOLD);
+    let found = found.map(|finding| format!("{}: {}", finding.scan, finding.title));
+    let faults = scans.iter().flat_map(|scan| scan.report.faults.iter().map(|fault| (scan.scan, fault)));
+    let missed = faults.map(|(scan, fault)| format!("{scan}: {}: {}", fault.what, fault.reason));
+    let (verdict, because): (_, Vec<String>) = match result.verdict(THRESHOLD) {
+        Verdict::Clean => (WireVerdict::Passed, Vec::new()),
+        Verdict::Bad => (WireVerdict::Bad, found.take(REASONS_MAX).collect()),
+        Verdict::Incomplete => {
+            let whole = result.scans.as_ref().err().map(ToString::to_string);
+            (WireVerdict::Incomplete, whole.into_iter().chain(missed).take(REASONS_MAX).collect())
+        }
+    };
+    (verdict, because.into_iter().map(|reason| reason.chars().take(REASON_CHARS).collect()).collect())
+}
+
+/// The mirror, without the frames of which it has nothing.
+struct Seen<'a> {
+    mirror: &'a Image,
+    absent: HashSet<u64>,
+}
+
+impl PhysicalMemory for Seen<'_> {
+    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), Fault> {
+        let last = at.checked_add(buf.len().saturating_sub(1) as u64).ok_or(Fault::Overflow { at: at.0 })?;
+        if !self.absent.is_empty() {
+            let missing = (at.gfn().0..=last.gfn().0).find(|gfn| self.absent.contains(gfn));
+            if let Some(missing) = missing.and_then(|gfn| Gfn(gfn).gpa()) {
+                return Err(Fault::NotCaptured { at: missing.max(at) });
+            }
+        }
+        self.mirror.read(at, buf)
+    }
+
+    fn regions(&self) -> &[Region] {
+        self.mirror.regions()
+    }
+}
+
+fn next(line: &Line) -> io::Result<Option<Frame<Order>>> {
+    wire::receive(&line.0.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn say(line: &Line, report: &Report, bytes: &[u8]) -> io::Result<()> {
+    wire::send(&line.0.lock().unwrap_or_else(PoisonError::into_inner), report, bytes, None)
+}
+
+fn nonsense() -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, "the gate says what makes no sense")
+}
