@@ -127,6 +127,11 @@ impl Host {
         archive
     }
 
+    /// Writes a file in dom0.
+    pub(crate) fn put(&mut self, path: &str, text: &str) {
+        self.0.put(path, 0o644, text.as_bytes()).unwrap();
+    }
+
     /// Runs a shell script in dom0 and returns what it printed. The archive and the VM are those of this name.
     pub(crate) fn script(&mut self, name: &str, script: &str) -> String {
         let environment = format!("export VARVE_ARCHIVE=/tmp/{name}-archive VARVE_VM={name}");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use varve_capture::output::{Orphan, OutputBuffer};
+use varve_capture::output::{Orphan, OutputBuffer, Traffic};
 
 use super::metrics::replace;
 use crate::exit::{Failure, Status};
@@ -136,6 +136,7 @@ fn of_buffer(orphan: &Orphan, said: &[Said]) -> Seen {
     let running = said.as_ref().is_some_and(is_running);
     let state = match &said {
         Some(said) if running || said.state == "frozen" => said.state.clone(),
+        Some(_) if orphan.traffic == Traffic::Unknown => "held, and no gate is at work".to_owned(),
         _ => format!("no gate is at work: {}", orphan.traffic),
     };
     let vm = said.as_ref().map(|said| said.vm.clone());

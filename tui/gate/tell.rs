@@ -150,22 +150,27 @@ impl GateObserver for Teller<'_> {
         let mut guard = self.state();
         let state = &mut *guard;
         match event {
-            Event::Began { vifs, not_held, dropped } => {
-                state.said.vifs = vifs.to_vec();
-                "gating".clone_into(&mut state.said.state);
-                let value = json!({ "type": "began", "vifs": vifs, "not_held": not_held, "dropped_packets": dropped });
+            Event::Began { not_held, dropped } => {
+                let value = json!({ "type": "began", "not_held": not_held, "dropped_packets": dropped });
                 let left = match dropped {
                     0 => String::new(),
                     dropped => format!("; {dropped} packets that an earlier gate left held were dropped"),
                 };
-                let others = if not_held.is_empty() {
-                    "nothing that the host knows".to_owned()
-                } else {
-                    not_held.join(", ")
+                let others = match not_held.is_empty() {
+                    true => "nothing that the host knows of".to_owned(),
+                    false => not_held.join(", "),
                 };
-                let text =
-                    format!("holding what comes through {}{left}. Not held: {others}", vifs.join(", "));
-                self.line(state, &value, &text);
+                self.line(
+                    state,
+                    &value,
+                    &format!("leads out of the guest and cannot be held: {others}{left}"),
+                );
+            }
+            Event::Holding { vifs } => {
+                state.said.vifs = vifs.iter().map(|vif| (*vif).to_owned()).collect();
+                "gating".clone_into(&mut state.said.state);
+                let text = format!("what comes through {} is held from now on", vifs.join(", "));
+                self.line(state, &json!({ "type": "holding", "vifs": vifs }), &text);
             }
             Event::Judged(judged) => self.judged(state, judged),
             Event::Braked { reason } => {

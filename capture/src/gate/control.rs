@@ -12,8 +12,9 @@ use super::error::GateError;
 use super::event::{Event, GateObserver};
 use super::journal::Journal;
 use super::settings::{Quarantine, Settings, Waiting, may_run_on};
+use super::start::Plumbing;
 use crate::SourceError;
-use crate::output::{OutputBuffer, OutputError, OutputOptions, Traffic, Vif, VifStatistics};
+use crate::output::{OutputBuffer, OutputError, OutputOptions, Traffic, Vif, VifStatistics, VifTraffic};
 use crate::source::{Hold, Pause};
 
 /// The gate's hands.
@@ -21,6 +22,7 @@ pub(super) struct Control<'a> {
     pub(super) settings: &'a Settings,
     pub(super) observer: &'a dyn GateObserver,
     pause: &'a dyn Pause,
+    plumbing: &'a dyn Plumbing,
     options: OutputOptions,
     state: Mutex<State>,
     changed: Condvar,
@@ -29,6 +31,8 @@ pub(super) struct Control<'a> {
 /// Whether packets are still held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
+    /// Nothing is held yet: the first epoch is looked at before.
+    Watching,
     /// Nothing leaves before it has passed.
     Gating,
     /// Everything goes where it can harm nobody.
@@ -38,7 +42,7 @@ pub(super) enum Mode {
 }
 
 struct State {
-    buffer: OutputBuffer,
+    buffer: Option<OutputBuffer>,
     journal: Journal,
     mode: Mode,
     /// The interval that is open, from 0: between two ends of epochs of the output.
@@ -52,12 +56,25 @@ struct State {
 }
 
 impl State {
+    fn buffer(&mut self) -> Result<&mut OutputBuffer, OutputError> {
+        let nothing = || OutputError::Unsuitable { reason: "nothing is held yet".to_owned() };
+        self.buffer.as_mut().ok_or_else(nothing)
+    }
+
+    fn traffic(&self) -> Vec<VifTraffic> {
+        self.buffer.as_ref().map(OutputBuffer::traffic).unwrap_or_default()
+    }
+
+    fn statistics(&mut self) -> Result<Vec<VifStatistics>, OutputError> {
+        self.buffer.as_mut().map_or(Ok(Vec::new()), OutputBuffer::statistics)
+    }
+
     fn write(&mut self, act: &str, rest: &serde_json::Value) -> Result<(), GateError> {
         self.journal.write(act, rest).map_err(|source| GateError::Journal { source })
     }
 
     fn waiting(&mut self) -> Result<Waiting, OutputError> {
-        let counts = self.buffer.statistics()?;
+        let counts = self.statistics()?;
         let bytes = counts.iter().filter_map(|vif| vif.outbound).map(|plug| plug.waiting_bytes).max();
         Ok(Waiting {
             undecided: self.undecided.map(|(since, _)| since.elapsed()),
@@ -77,17 +94,35 @@ impl State {
 }
 
 impl<'a> Control<'a> {
+    /// `buffer`: what holds already, if anything does.
     pub(super) fn new(
         settings: &'a Settings,
         observer: &'a dyn GateObserver,
         pause: &'a dyn Pause,
+        plumbing: &'a dyn Plumbing,
         options: OutputOptions,
-        buffer: OutputBuffer,
+        buffer: Option<OutputBuffer>,
         journal: Journal,
     ) -> Self {
-        let (mode, interval, undecided, taking, brake) = (Mode::Gating, 0, None, false, None);
+        let mode = if buffer.is_some() { Mode::Gating } else { Mode::Watching };
+        let (interval, undecided, taking, brake) = (0, None, false, None);
         let state = Mutex::new(State { buffer, journal, mode, interval, undecided, taking, brake });
-        Self { settings, observer, pause, options, state, changed: Condvar::new() }
+        Self { settings, observer, pause, plumbing, options, state, changed: Condvar::new() }
+    }
+
+    /// Begins to hold what comes through `vifs`, if that has not begun yet.
+    pub(super) fn begin_holding(&self, vifs: &[Vif]) -> Result<(), GateError> {
+        let mut state = self.state();
+        if state.mode != Mode::Watching {
+            return Ok(());
+        }
+        let names: Vec<&str> = vifs.iter().map(|vif| vif.name.as_str()).collect();
+        state.write("hold", &json!({ "vifs": names }))?;
+        state.buffer = Some(self.plumbing.install(vifs, &self.options)?);
+        state.mode = Mode::Gating;
+        drop(state);
+        self.observer.event(&Event::Holding { vifs: &names });
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -105,13 +140,13 @@ impl<'a> Control<'a> {
 
     /// The vifs whose packets are held or dropped.
     pub(super) fn vifs(&self) -> Vec<String> {
-        let known = self.state().buffer.traffic();
+        let known = self.state().traffic();
         known.into_iter().filter(|vif| vif.traffic != Traffic::Passes).map(|vif| vif.vif).collect()
     }
 
     /// The counts of every vif.
     pub(super) fn statistics(&self) -> Result<Vec<VifStatistics>, OutputError> {
-        self.state().buffer.statistics()
+        self.state().statistics()
     }
 
     /// What is known of packets that wait.
@@ -143,16 +178,16 @@ impl<'a> Control<'a> {
             return Ok(());
         }
         if self.options.hold_inbound {
-            state.buffer.hold_inbound()?;
+            state.buffer()?.hold_inbound()?;
         }
         if state.undecided.is_some() {
             return Ok(());
         }
         let interval = state.interval;
         state.write("close", &json!({ "interval": interval }))?;
-        let closed = state.buffer.close_epoch();
+        let closed = state.buffer()?.close_epoch();
         // Closed on one vif is closed.
-        if state.buffer.traffic().iter().any(|vif| vif.traffic == Traffic::Undecided) {
+        if state.traffic().iter().any(|vif| vif.traffic == Traffic::Undecided) {
             let now = Instant::now();
             state.undecided = Some((now, now));
             state.interval += 1;
@@ -162,7 +197,11 @@ impl<'a> Control<'a> {
 
     /// Lets through again what is sent to the guest.
     pub(super) fn pass_inbound(&self) -> Result<(), GateError> {
-        if self.options.hold_inbound { Ok(self.state().buffer.pass_inbound()?) } else { Ok(()) }
+        let mut state = self.state();
+        match state.mode == Mode::Gating && self.options.hold_inbound {
+            true => Ok(state.buffer()?.pass_inbound()?),
+            false => Ok(()),
+        }
     }
 
     /// Lets the packets of the closed interval go, for which `epoch` has passed, and tells how long they have waited.
@@ -173,7 +212,7 @@ impl<'a> Control<'a> {
         };
         let interval = state.interval.saturating_sub(1);
         state.write("release", &json!({ "interval": interval, "epoch": epoch }))?;
-        state.buffer.release_closed()?;
+        state.buffer()?.release_closed()?;
         state.undecided = None;
         Ok(Some(since.elapsed()))
     }
@@ -181,7 +220,8 @@ impl<'a> Control<'a> {
     /// Lets the guest go on, if the gate had paused it and nothing is undecided any more.
     pub(super) fn go_on(&self) -> Result<(), GateError> {
         let mut state = self.state();
-        if state.undecided.is_none() && state.mode == Mode::Gating { self.go(&mut state) } else { Ok(()) }
+        let free = state.undecided.is_none() && matches!(state.mode, Mode::Gating | Mode::Watching);
+        if free { self.go(&mut state) } else { Ok(()) }
     }
 
     /// A verdict came that was incomplete. For another the guest has to run on, which it may for some time.
@@ -210,7 +250,7 @@ impl<'a> Control<'a> {
     /// Pauses the guest until its packets may go. Not while an epoch is being taken, for which it stands still anyway.
     pub(super) fn brake(&self, reason: &str) -> Result<(), GateError> {
         let mut state = self.state();
-        if state.taking || state.brake.is_some() || state.mode != Mode::Gating {
+        if state.taking || state.brake.is_some() || !matches!(state.mode, Mode::Gating | Mode::Watching) {
             return Ok(());
         }
         // To pause it is right also when it cannot be written down.
@@ -240,7 +280,7 @@ impl<'a> Control<'a> {
         }
         let interval = state.interval.saturating_sub(1);
         state.write("fail-open", &json!({ "interval": interval, "reason": reason }))?;
-        state.buffer.release_closed()?;
+        state.buffer()?.release_closed()?;
         state.undecided = None;
         self.go(&mut state)?;
         drop(state);
@@ -266,41 +306,43 @@ impl<'a> Control<'a> {
             return Ok(());
         }
         state.write("quarantine", &json!({ "bridge": quarantine.bridge, "reason": reason }))?;
-        state.buffer.move_to(&quarantine.bridge)?;
+        state.buffer()?.move_to(&quarantine.bridge)?;
         state.mode = Mode::Quarantined;
         state.undecided = None;
-        state.buffer.release_all()?;
+        state.buffer()?.release_all()?;
         self.go(&mut state)?;
         drop(state);
         self.observer.event(&Event::Quarantined { bridge: &quarantine.bridge, reason });
         Ok(())
     }
 
-    /// Holds vifs that the guest was given since, and forgets those that are gone. Returns whether all there are are held now.
-    pub(super) fn hold_all(&self, vifs: &[Vif]) -> Result<bool, GateError> {
+    /// Holds vifs that the guest was given since, and forgets those that are gone, unless an interval is undecided.
+    pub(super) fn hold_all(&self, vifs: &[Vif]) -> Result<(), GateError> {
         let mut state = self.state();
         if state.undecided.is_some() || state.mode != Mode::Gating {
-            return Ok(state.mode != Mode::Gating);
+            return Ok(());
         }
-        let held: Vec<String> = state.buffer.traffic().into_iter().map(|vif| vif.vif).collect();
+        let held: Vec<String> = state.traffic().into_iter().map(|vif| vif.vif).collect();
         let new: Vec<Vif> = vifs.iter().filter(|vif| !held.contains(&vif.name)).cloned().collect();
         if held.iter().any(|name| vifs.iter().all(|vif| vif.name != *name)) {
-            state.buffer.forget_absent()?;
+            state.buffer()?.forget_absent()?;
         }
         if !new.is_empty() {
             let names: Vec<&str> = new.iter().map(|vif| vif.name.as_str()).collect();
             state.write("extend", &json!({ "vifs": names }))?;
-            state.buffer.extend(&new, &self.options)?;
+            state.buffer()?.extend(&new, &self.options)?;
             self.observer.event(&Event::VifsAdded { vifs: &names });
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Ends the gate as it may fail: everything passes from now on.
     pub(super) fn give_up_open(&self, reason: &str) -> Result<(), GateError> {
         let mut state = self.state();
         state.write("fail-open", &json!({ "reason": reason, "all": true }))?;
-        state.buffer.release_all()?;
+        if state.buffer.is_some() {
+            state.buffer()?.release_all()?;
+        }
         self.go(&mut state)?;
         drop(state);
         self.observer.event(&Event::FailedOpen { reason });
@@ -325,6 +367,7 @@ impl<'a> Control<'a> {
 
     /// Removes what is left of the buffer of a guest that is gone.
     pub(super) fn clean_up(&self) -> Result<(), GateError> {
-        Ok(self.state().buffer.forget_absent()?)
+        let mut state = self.state();
+        Ok(state.buffer.as_mut().map_or(Ok(()), OutputBuffer::forget_absent)?)
     }
 }

@@ -10,14 +10,17 @@ use crate::output::VifStatistics;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// The gate holds what the guest sends.
+    /// The gate is at work. Until [`Event::Holding`] it holds nothing.
     Began {
-        /// The network cards.
-        vifs: &'a [String],
         /// What else leads out of the guest, and is not held.
         not_held: &'a [String],
         /// Packets that an earlier gate left held, and which were dropped.
         dropped: u64,
+    },
+    /// From now on what the guest sends is held.
+    Holding {
+        /// The network cards.
+        vifs: &'a [&'a str],
     },
     /// An epoch is durable, and there is a verdict.
     Judged(Judged<'a>),

@@ -165,6 +165,7 @@ impl Run<'_> {
     /// Waits for the verdict of an epoch that is durable, and does what follows from it.
     fn conclude(&self, report: &EpochReport, totals: &mut Totals) -> Result<Option<GateEnd>, GateError> {
         let epoch = report.record.number;
+        let watching = self.control.mode() == Mode::Watching;
         self.control.note("durable", &json!({ "epoch": epoch }))?;
         let (verdict, scan) = self.verdict();
         let findings = match &verdict {
@@ -175,6 +176,10 @@ impl Run<'_> {
         self.control
             .note("verdict", &json!({ "epoch": epoch, "verdict": verdict.name(), "because": findings }))?;
         let mut waited = None;
+        if watching {
+            // What it has sent so far was never held.
+            self.control.begin_holding(&self.devices.vifs()?)?;
+        }
         if decide(&verdict) == Decision::Release {
             waited = self.control.release(epoch)?;
             self.control.hold_all(&self.devices.vifs()?)?;

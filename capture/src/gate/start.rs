@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::control::Control;
+use super::control::{Control, Mode};
 use super::error::GateError;
 use super::event::{Event, GateObserver};
 use super::grip::Gated;
@@ -20,7 +20,7 @@ use crate::source::{Devices, Source};
 use crate::{CaptureError, EpochReport, Interrupt, Observer, Options, SourceError};
 
 /// How a gate comes to its buffer: the kernel, or what stands for it in tests.
-pub(super) trait Plumbing {
+pub(super) trait Plumbing: Sync {
     fn install(&self, vifs: &[Vif], options: &OutputOptions) -> Result<OutputBuffer, GateError>;
     fn orphans(&self) -> Result<Vec<Orphan>, GateError>;
     fn adopt(&self, orphans: Vec<Orphan>) -> Result<OutputBuffer, GateError>;
@@ -95,12 +95,18 @@ pub(super) fn run_with(
     if dropped > 0 {
         write("dropped", json!({ "packets": dropped }))?;
     }
-    let control = Control::new(gate.settings, observer, pause, options, buffer, journal);
+    let holds = buffer.is_some();
+    let control = Control::new(gate.settings, observer, pause, plumbing, options, buffer, journal);
     if left != Left::Ordinary {
         control.begin_braked()?;
         control.note("thaw", &json!({}))?;
     }
-    observer.event(&Event::Began { vifs: &names(&vifs), not_held: &not_held, dropped });
+    observer.event(&Event::Began { not_held: &not_held, dropped });
+    if holds {
+        let names = names(&vifs);
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        observer.event(&Event::Holding { vifs: &names });
+    }
     let end = take_epochs(gate, devices, &control, judge, interrupt, totals);
     end_with(gate.settings, &control, &end);
     end
@@ -157,12 +163,13 @@ fn open_journal(path: &Path, identity: &str) -> Result<(Journal, Left), GateErro
     })
 }
 
-/// The buffer on all of `vifs`, with the first interval open, and how many packets an earlier gate's was dropped.
+/// The buffer that an earlier gate left, on all of `vifs` and with the first interval open, and how many packets it held, which are
+/// dropped; `None` when nothing is held: the first epoch is then looked at before anything is.
 fn take_over(
     plumbing: &dyn Plumbing,
     vifs: &[Vif],
     options: &OutputOptions,
-) -> Result<(OutputBuffer, u64), GateError> {
+) -> Result<(Option<OutputBuffer>, u64), GateError> {
     let Some(domid) = vifs.first().map(|vif| vif.domid) else {
         let reason =
             "the guest has no network card, so that nothing is to be held: `varve capture` is what it needs";
@@ -177,7 +184,7 @@ fn take_over(
         plumbing.adopt(remains)?.remove().map_err(|(_, error)| error)?;
     }
     if holding.is_empty() {
-        return Ok((plumbing.install(vifs, options)?, 0));
+        return Ok((None, 0));
     }
     let held: Vec<String> = holding.iter().map(|orphan| orphan.vif.name.clone()).collect();
     let mut buffer = plumbing.adopt(holding)?;
@@ -186,7 +193,7 @@ fn take_over(
     if !new.is_empty() {
         buffer.extend(&new, options)?;
     }
-    Ok((buffer, dropped))
+    Ok((Some(buffer), dropped))
 }
 
 /// Writes down how it ended. A gate that failed leaves the guest paused, so that it does nothing unseen, unless it is to fail open.
@@ -200,6 +207,8 @@ fn end_with(settings: &Settings, control: &Control<'_>, end: &Result<GateEnd, Ga
         matches!(end, Err(GateError::Capture(CaptureError::Source { source: SourceError::Gone { .. }, .. })));
     let last = match end {
         Err(_) if gone => control.clean_up(),
+        // Nothing was ever held.
+        Err(_) if control.mode() == Mode::Watching => Ok(()),
         Err(_) if settings.fail_open => control.give_up_open(&how),
         Err(_) => control.brake(&how),
         Ok(_) => control.leave(),
