@@ -1,5 +1,5 @@
 # What a developer or a newcomer runs. The work is in scripts/ and cargo; docs/development.md explains it.
-.PHONY: help setup build demo test test-xen xen-lab bench lint
+.PHONY: help setup build build-xen demo test test-xen xen-lab bench lint
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -12,6 +12,11 @@ build: ## the varve command, optimised: target/release/varve
 	@scripts/setup build
 	@scripts/rocksdb
 	cargo build --release
+
+build-xen: ## the same with live Xen domains, on the Xen host it is to run on
+	@scripts/setup build xen
+	@scripts/rocksdb
+	cargo build --release --features xen
 
 demo: ## capture a live guest while an intruder breaks in, and find the first compromised epoch
 	@scripts/setup build lab
