@@ -3,6 +3,7 @@
 
 mod findings;
 mod lists;
+mod live;
 
 use varve_fixtures::history::{EPOCHS, Epoch, SCHEDULE, history};
 use varve_fixtures::{Guest, GuestConfig, Kernel};
@@ -32,6 +33,7 @@ impl Recorded {
     pub(crate) fn agrees(&self) {
         lists::agree(self);
         findings::agree(self);
+        live::agree(self);
     }
 }
 

@@ -1,0 +1,55 @@
+//! What is said of an epoch at once, as by a gate, is what a sweep says of it afterwards.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use varve_analyze::engine::{History, Live, Past, PastEpoch, Sweep};
+use varve_analyze::policy::Policy;
+use varve_analyze::scans::{SCANS, Scan};
+use varve_store::{Access, Archive};
+
+use super::{POLICY, Recorded};
+
+/// The VM that histories are recorded of.
+const VM: &str = "web1";
+
+struct Archived<'a>(&'a Archive);
+
+impl Past for Archived<'_> {
+    fn epoch(&self, number: u64) -> Result<PastEpoch, String> {
+        let memory = self.0.epoch(VM, number).map_err(|error| error.to_string())?;
+        Ok(PastEpoch { vcpus: memory.vcpus().to_vec(), memory: Arc::new(memory) })
+    }
+}
+
+pub(super) fn agree(recorded: &Recorded) {
+    let archive = Archive::open(&recorded.archive.path(), Access::Read).unwrap();
+    let policy = Policy::parse(POLICY).unwrap();
+    let scans: Vec<&'static Scan> = SCANS.iter().collect();
+    let past = Archived(&archive);
+    let half = archive.epoch_count(VM).unwrap() / 2;
+    let mut from_start = Live::begin(&past, &scans, &policy, None, 0, |_| {}).unwrap();
+    // One that is started anew in the middle, as after a crash, must learn what went before.
+    let mut learned = 0;
+    let mut from_middle = Live::begin(&past, &scans, &policy, None, half, |_| learned += 1).unwrap();
+    assert_eq!(learned, half);
+    let history = History::open(&archive, VM).unwrap();
+    let sweep = Sweep { history: &history, scans: &scans, policy: &policy };
+    let compared = sweep.run(0..half * 2, |afterwards| {
+        let epoch = afterwards.epoch;
+        let memory = archive.epoch(VM, epoch).unwrap();
+        let mut lives = vec![from_start.judge(epoch, &memory, memory.vcpus())];
+        if epoch >= half {
+            lives.push(from_middle.judge(epoch, &memory, memory.vcpus()));
+        }
+        let expected = afterwards.scans.unwrap();
+        for live in lives {
+            for (now, later) in live.scans.unwrap().iter().zip(&expected) {
+                assert_eq!((now.scan, &now.report), (later.scan, &later.report), "epoch {epoch}");
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    compared.unwrap();
+    assert_eq!(from_start.pinned(), from_middle.pinned());
+}
