@@ -43,9 +43,11 @@ impl Scene {
         host.script("web1", "rm -f /var/log/varve/gate-*; pkill -x init -f watch || true");
         host.put("/tmp/policy.toml", policy);
         host.script("web1", WATCH);
-        let address = "busybox ip addr add fd00:9::2/64 dev eth0 nodad && touch /run/addressed";
+        let address = "busybox ip addr add fd00:9::2/64 dev eth0 2>/run/addressed || echo failed >>/run/addressed; echo done >>/run/addressed";
         guest.spawn("bash", 0, "/usr/bin/bash", &["-c", address]).unwrap();
-        while guest.read_file("/run/addressed").is_err() {}
+        let addressed = |text: &[u8]| text.ends_with(b"done\n");
+        while !guest.read_file("/run/addressed").is_ok_and(|text| addressed(&text)) {}
+        assert_eq!(String::from_utf8(guest.read_file("/run/addressed").unwrap()).unwrap(), "done\n");
         guest.spawn("traffic", 0, "/init", &["send", "eth0", "20", "10.9.0.1", "fd00:9::1"]).unwrap();
         let mut scene = Self { host, guest };
         scene.until("grep -q ' t ' /tmp/packets && grep -q ' 6 ' /tmp/packets", Duration::from_secs(60));
@@ -160,6 +162,105 @@ fn nothing_of_the_epoch_in_which_the_intruder_came_ever_leaves() {
     assert_eq!(gated.status, 0, "{}", gated.said);
     assert!(scene.guest.truth().is_ok(), "the guest runs on");
     assert!(scene.packets() > before, "and is heard");
+}
+
+/// Waits for `count` more releases.
+fn more_releases(scene: &mut Scene, count: u64) {
+    let releases = "$(grep -c '\"release\"' /var/log/varve/gate-web1.jsonl || true)";
+    let now: u64 = scene.host.script("web1", &format!("echo {releases}")).trim().parse().unwrap();
+    scene.until(&format!("[ {releases} -ge {} ]", now + count), Duration::from_secs(300));
+}
+
+#[test]
+fn a_scanner_that_dies_or_hangs_is_replaced_and_nothing_leaks_meanwhile() {
+    let policy = POLICY.replace("60000", "4000") + "scan_limit_ms = 15000\n";
+    let mut scene = Scene::new(&policy);
+    scene.begin("--interval 200ms");
+    scene.until(
+        "[ -e /var/log/varve/gate-web1.jsonl ] && grep -q release /var/log/varve/gate-web1.jsonl",
+        Duration::from_secs(300),
+    );
+    let owner = scene.host.script(
+        "web1",
+        "ps -o uid= -p $(pgrep -f gate-scanner); grep Seccomp: /proc/$(pgrep -f gate-scanner)/status",
+    );
+    assert_eq!(owner.split_whitespace().collect::<Vec<_>>(), ["65534", "Seccomp:", "2"], "it has no rights");
+    scene.host.script("web1", "kill -9 $(pgrep -f gate-scanner)");
+    more_releases(&mut scene, 3);
+    scene.host.script("web1", "kill -STOP $(pgrep -f gate-scanner)");
+    scene.until("grep -q brake /var/log/varve/gate-web1.jsonl", Duration::from_secs(60));
+    assert!(scene.host.script("web1", "xl list web1").contains("--p---"), "no verdict: the guest is paused");
+    let status = scene.host.json("web1", &["gate", "--status"], 0);
+    assert_eq!(status[0]["state"], "paused", "{status:?}");
+    more_releases(&mut scene, 3);
+    assert!(scene.guest.truth().is_ok(), "the guest runs again");
+    scene.host.script("web1", "kill -TERM $(pgrep -xf 'varve --json gate.*')");
+    let gated = scene.end(Duration::from_secs(120));
+    assert_eq!(gated.status, 0, "{}", gated.said);
+    assert!(gated.lines.iter().any(|line| line["verdict"] == "missing"), "{:?}", gated.lines);
+    let evidence = scene.evidence();
+    evidence.nothing_leaked();
+    evidence.nothing_is_stuck();
+    assert_eq!(scene.host.script("web1", "pgrep -f gate-scanner || true"), "");
+}
+
+#[test]
+fn a_gate_that_is_killed_leaves_packets_held_and_the_next_goes_on() {
+    let mut scene = Scene::new(POLICY);
+    let mut seed = 0x9e37_79b9_u64;
+    for _ in 0..4 {
+        scene.begin("--interval 200ms");
+        scene.until("[ -e /var/log/varve/gate-web1.jsonl ]", Duration::from_secs(60));
+        more_releases(&mut scene, 2);
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let after_ms = seed >> 33 & 0x3ff;
+        scene
+            .host
+            .script("web1", &format!("sleep 0.{after_ms:03}; kill -9 $(pgrep -xf 'varve --json gate.*')"));
+        scene.end(Duration::from_secs(60));
+        let before = scene.packets();
+        scene.host.script("web1", "sleep 2");
+        assert_eq!(scene.packets(), before, "the kernel goes on holding");
+        assert_eq!(
+            scene.host.script("web1", "pgrep -f gate-scanner || true"),
+            "",
+            "the scanner ends with its gate"
+        );
+    }
+    scene.begin("--interval 200ms --epochs 3");
+    let gated = scene.end(Duration::from_secs(120));
+    assert_eq!(gated.status, 0, "{}", gated.said);
+    assert!(scene.guest.truth().is_ok(), "the guest runs");
+    let kept = scene.host.json("web1", &["epochs"], 0);
+    let kept: Vec<&str> = kept.iter().map(|epoch| epoch["id"].as_str().unwrap()).collect();
+    let acknowledged: Vec<&str> = gated.lines.iter().filter_map(|line| line["id"].as_str()).collect();
+    assert!(acknowledged.len() >= 11 && acknowledged.iter().all(|id| kept.contains(id)), "none is lost");
+    let evidence = scene.evidence();
+    evidence.nothing_leaked();
+    assert!(evidence.acts("dropped").count() >= 4, "what was held is dropped, and it is said");
+}
+
+#[test]
+fn a_full_disk_ends_the_gate_with_the_guest_paused_and_room_lets_it_go_on() {
+    let mut scene = Scene::new(POLICY);
+    scene.host.script("web1", "mount -t tmpfs -o size=200m small /tmp/web1-archive && varve init");
+    scene.begin("--interval 200ms");
+    scene.until("[ -e /var/log/varve/gate-web1.jsonl ]", Duration::from_secs(60));
+    more_releases(&mut scene, 3);
+    scene.host.script("web1", "dd if=/dev/zero of=/tmp/web1-archive/filler bs=64k 2>/dev/null || true");
+    let gated = scene.end(Duration::from_secs(120));
+    assert_eq!(gated.status, 1, "{}", gated.said);
+    assert!(gated.said.contains("space"), "{}", gated.said);
+    assert!(scene.host.script("web1", "xl list web1").contains("--p---"), "the guest is paused");
+    let before = scene.packets();
+    scene.host.script("web1", "sleep 2; rm /tmp/web1-archive/filler");
+    assert_eq!(scene.packets(), before, "nothing leaks");
+    scene.begin("--interval 200ms --epochs 3");
+    let gated = scene.end(Duration::from_secs(120));
+    assert_eq!(gated.status, 0, "{}", gated.said);
+    assert!(scene.guest.truth().is_ok() && scene.packets() > before, "the guest runs on and is heard");
+    scene.host.json("web1", &["check", "--read-data"], 0);
+    scene.evidence().nothing_leaked();
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::support::Archive;
 const CLEAN: &str = r#"xl list | while read -r name id rest; do
     case $id in ID|0) ;; *) xl destroy "$id" ;; esac
 done
+umount /tmp/*-archive 2>/dev/null || true
 rm -rf /tmp/*"#;
 
 /// Memory of a guest in MiB.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -39,9 +39,20 @@ pub(crate) struct Task {
     pub(crate) scans: Vec<String>,
 }
 
+/// The boots that the scanner knows: what the next one need not look for again.
+struct Pinned {
+    latest: Vec<u8>,
+    /// Verdicts since they were written to the archive.
+    unwritten: u64,
+}
+
+/// How many verdicts a scanner's knowledge of boots may be behind in the archive.
+const UNWRITTEN_MAX: u64 = 64;
+
 /// A scanner, which is replaced when it ends.
 pub(crate) struct Scanner {
     task: Task,
+    pinned: Arc<Mutex<Pinned>>,
     running: Option<Running>,
     /// The epoch that was asked about.
     asked: Option<u64>,
@@ -73,7 +84,9 @@ struct Running {
 
 impl Scanner {
     pub(crate) fn new(task: Task, progress: impl Fn(u64) + Send + Sync + 'static) -> Self {
-        Self { task, running: None, asked: None, progress: Box::new(progress) }
+        let latest = task.archive.pin(&task.vm, Live::PIN_NAME).ok().flatten().unwrap_or_default();
+        let pinned = Arc::new(Mutex::new(Pinned { latest, unwritten: 0 }));
+        Self { task, pinned, running: None, asked: None, progress: Box::new(progress) }
     }
 
     /// Starts it and waits until it has looked at what is in the archive.
@@ -97,14 +110,15 @@ impl Scanner {
     }
 
     fn start(&mut self) -> Result<(), String> {
-        let running = Running::start(&self.task).map_err(|error| format!("cannot be started: {error}"))?;
+        let running = Running::start(&self.task, &self.pinned)
+            .map_err(|error| format!("cannot be started: {error}"))?;
         self.running = Some(running);
         Ok(())
     }
 
     /// Why it has ended; it is gone then.
     fn ended(&mut self, reason: String) -> String {
-        let status = self.running.take().map(Running::end);
+        let status = self.running.take().map(|mut running| running.end());
         match status {
             Some(Ok(status)) => match status.signal() {
                 Some(signal) => format!("the scanner was ended by signal {signal}"),
@@ -184,7 +198,7 @@ impl Drop for Scanner {
 }
 
 impl Running {
-    fn start(task: &Task) -> io::Result<Self> {
+    fn start(task: &Task, pinned: &Arc<Mutex<Pinned>>) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = Command::new(MYSELF);
         command.arg(SUBCOMMAND).env_clear().current_dir("/");
@@ -201,6 +215,7 @@ impl Running {
         let (sender, news) = mpsc::channel();
         let conversation = Conversation {
             task: task.clone(),
+            pinned: Arc::clone(pinned),
             reader,
             stream: Arc::clone(&stream),
             news: sender,
@@ -210,7 +225,7 @@ impl Running {
             std::thread::Builder::new().name("scanner".to_owned()).spawn(|| conversation.hold())?;
         let running = Self { child, stream, news, mirror: None, listening: Some(listening) };
         let epochs = task.archive.epoch_count(&task.vm).unwrap_or(0);
-        let pinned = task.archive.pin(&task.vm, Live::PIN_NAME).ok().flatten().unwrap_or_default();
+        let pinned = pinned.lock().unwrap_or_else(PoisonError::into_inner).latest.clone();
         let begin = Order::Begin { policy: task.policy.clone(), scans: task.scans.clone(), epochs };
         wire::send(&running.line(), &begin, &pinned, None)?;
         Ok(running)
@@ -224,7 +239,7 @@ impl Running {
         wire::send(&self.line(), order, &[], file)
     }
 
-    fn end(mut self) -> io::Result<std::process::ExitStatus> {
+    fn end(&mut self) -> io::Result<ExitStatus> {
         // One that ended by itself has its own status.
         let status = match self.child.try_wait()? {
             Some(status) => status,
@@ -241,9 +256,17 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Ended by now, or it cannot be.
+        let _ = self.end();
+    }
+}
+
 /// Listens to a scanner, and answers what it wants to know.
 struct Conversation {
     task: Task,
+    pinned: Arc<Mutex<Pinned>>,
     reader: UnixStream,
     stream: Arc<Mutex<UnixStream>>,
     news: Sender<News>,
@@ -288,10 +311,7 @@ impl Conversation {
                 return Ok(true);
             }
             Report::Verdict { epoch, verdict, because, took_us } => {
-                if !frame.bytes.is_empty() {
-                    // They can be found again: an archive that cannot keep them is said elsewhere.
-                    let _ = self.task.archive.set_pin(&self.task.vm, Live::PIN_NAME, &frame.bytes);
-                }
+                self.pin(frame.bytes);
                 let verdict = match verdict {
                     WireVerdict::Passed => Verdict::Passed,
                     WireVerdict::Bad => Verdict::Bad(because),
@@ -309,6 +329,18 @@ impl Conversation {
             self.past = Some(found.map_err(|error| error.to_string())?);
         }
         self.past.as_ref().ok_or_else(String::new)
+    }
+
+    /// Remembers the boots that the scanner knows, and now and then has the archive remember them.
+    fn pin(&self, boots: Vec<u8>) {
+        let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        pinned.latest = boots;
+        pinned.unwritten += 1;
+        // The first VM epoch is not there yet when it is judged.
+        if pinned.unwritten % UNWRITTEN_MAX == 2 {
+            // They can be found again: an archive that cannot keep them is said elsewhere.
+            let _ = self.task.archive.set_pin(&self.task.vm, Live::PIN_NAME, &pinned.latest);
+        }
     }
 
     fn reply(&self, order: Order, bytes: &[u8]) -> io::Result<()> {

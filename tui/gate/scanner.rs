@@ -54,7 +54,6 @@ fn prepare(policy: &str, names: &[String]) -> Result<(Policy, Vec<&'static Scan>
 /// Answers questions.
 fn answer(line: &Line, mut live: Live<'_>) -> io::Result<()> {
     let mut mirror: Option<Image> = None;
-    let mut pinned = Vec::new();
     while let Some(Frame { text, file, .. }) = next(line)? {
         match text {
             Order::Mirror { segments } => mirror = Some(open(file.ok_or_else(nonsense)?, &segments)?),
@@ -66,19 +65,13 @@ fn answer(line: &Line, mut live: Live<'_>) -> io::Result<()> {
                 let result = live.judge(epoch, &memory, &vcpus);
                 let (verdict, because) = verdict(&result);
                 let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-                let now = live.pinned();
-                let new = if now.get(HEAD..) == pinned.get(HEAD..) { Vec::new() } else { now.clone() };
-                pinned = now;
-                say(line, &Report::Verdict { epoch, verdict, because, took_us }, &new)?;
+                say(line, &Report::Verdict { epoch, verdict, because, took_us }, &live.pinned())?;
             }
             _ => return Err(nonsense()),
         }
     }
     Ok(())
 }
-
-/// Bytes of pinned boots that say how far was looked and not what was found.
-const HEAD: usize = 18;
 
 fn open(file: File, segments: &[(u64, u64, u64)]) -> io::Result<Image> {
     let image = Image::of_ram(file, Path::new("mirror"), wire::segments_of(segments));

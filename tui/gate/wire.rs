@@ -55,7 +55,7 @@ pub(super) enum Report {
     WantEpoch { epoch: u64 },
     /// It needs pages of it.
     WantPages { epoch: u64, gfn: u64, count: u64 },
-    /// Its verdict; with the boots to pin as bytes, when there are new ones.
+    /// Its verdict; with the boots it knows, to be pinned, as bytes.
     Verdict { epoch: u64, verdict: WireVerdict, because: Vec<String>, took_us: u64 },
 }
 

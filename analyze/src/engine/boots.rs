@@ -37,6 +37,13 @@ pub(super) struct Boots {
 }
 
 impl Boots {
+    /// What of it is known of a history of that many epochs. It may have looked at one more, which was then not archived.
+    pub(super) fn until(mut self, epochs: u64) -> Self {
+        self.looked_at = self.looked_at.min(epochs);
+        self.boots.retain(|boot| boot.first < epochs);
+        self
+    }
+
     /// Whether another boot can be remembered. A guest that makes up boots cannot fill the archive.
     fn has_room(&self) -> bool {
         self.boots.len() < MAX_PINS
@@ -177,6 +184,13 @@ mod tests {
             Boots::decode(&blob).unwrap_err().to_string(),
             "pinned boots: offset 0x0: no magic \"varvboot\""
         );
+    }
+
+    #[test]
+    fn boots_of_epochs_that_are_not_there_are_forgotten() {
+        let boots = Boots { looked_at: 9, boots: vec![boot(0), boot(8)] };
+        assert_eq!(boots.clone().until(9), boots);
+        assert_eq!(boots.until(8), Boots { looked_at: 8, boots: vec![boot(0)] });
     }
 
     #[test]

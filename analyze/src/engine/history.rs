@@ -52,7 +52,7 @@ impl History {
     pub fn open(archive: &Archive, vm: &str) -> Result<Self, StoreError> {
         let pinned = archive.pin(vm, PIN_NAME)?.and_then(|blob| Boots::decode(&blob).ok());
         let count = archive.epoch_count(vm)?;
-        let boots = pinned.filter(|boots| boots.looked_at <= count).unwrap_or_default();
+        let boots = pinned.unwrap_or_default().until(count);
         Ok(Self {
             archive: archive.clone(),
             vm: vm.to_owned(),

@@ -63,7 +63,7 @@ impl<'a> Live<'a> {
         mut learned: impl FnMut(u64),
     ) -> Result<Self, EpochError> {
         let known = pinned.and_then(|blob| Boots::decode(blob).ok());
-        let boots = known.filter(|boots| boots.looked_at <= epochs).unwrap_or_default();
+        let boots = known.unwrap_or_default().until(epochs);
         let mut live = Self { past, scans, policy, profiles: Profiles::new(), boots, baseline: None };
         for epoch in live.boots.looked_at..epochs {
             let PastEpoch { memory, vcpus } = live.reach(epoch)?;
