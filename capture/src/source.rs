@@ -163,7 +163,7 @@ pub trait Registers: Sync {
 
 /// A guest of which the host knows what leads out of it.
 pub trait Devices: Sync {
-    /// What tells the guest from any other and stays as long as it does.
+    /// What tells the guest from any other, itself before it was started again included: ASCII without spaces.
     fn identity(&self) -> String;
 
     /// Its network cards, all of them.

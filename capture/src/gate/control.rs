@@ -120,6 +120,7 @@ impl<'a> Control<'a> {
         state.write("hold", &json!({ "vifs": names }))?;
         state.buffer = Some(self.plumbing.install(vifs, &self.options)?);
         state.mode = Mode::Gating;
+        state.write("held", &json!({}))?;
         drop(state);
         self.observer.event(&Event::Holding { vifs: &names });
         Ok(())

@@ -40,7 +40,8 @@ impl Domain {
 
 impl Devices for Domain {
     fn identity(&self) -> String {
-        self.uuid_text()
+        // One that was started again has the same UUID, and is nevertheless not the one that something was found in.
+        format!("{}/{}", self.uuid_text(), self.id)
     }
 
     fn vifs(&self) -> Result<Vec<Vif>, SourceError> {

@@ -57,7 +57,7 @@ impl Evidence {
 
     /// When the gate began to hold.
     fn held_from(&self) -> u64 {
-        self.acts("hold").next().unwrap()["at_ns"].as_u64().unwrap()
+        self.acts("held").next().unwrap()["at_ns"].as_u64().unwrap()
     }
 
     /// The releases in the journal, each of which must come behind the proof that its epoch is durable and has passed.
