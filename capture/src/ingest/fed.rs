@@ -1,8 +1,8 @@
 //! An epoch of a source that is fed.
 //!
-//! What comes is taken in pieces of as many bytes as may wait for the archive. Mostly one piece is all there is, and a guest
-//! that waits for it runs on as soon as its last byte was taken: scanning, packing and storing happen behind its back. The first
-//! epoch has as many pieces as it needs, so that never more of a guest than one is held in memory, and is laid out anew when one
+//! What comes is taken in pieces. Mostly one piece is all there is, and a guest that waits for it runs on as soon as its last
+//! byte was taken: scanning, packing and storing happen behind its back. The first epoch has as many pieces as it needs, so that
+//! never more of a guest than one, and its copies on their way to the archive, is held in memory. It is laid out anew when a piece
 //! shows frames that were not known.
 
 use std::time::{Duration, Instant, SystemTime};
@@ -17,6 +17,9 @@ use super::{Ingest, nanoseconds, storing};
 use crate::CaptureError;
 use crate::report::EpochReport;
 use crate::source::{Fed, Feed, Source};
+
+/// How many pieces the bytes are that may wait for the archive: 64 MiB, unless that is set otherwise.
+const PIECES: usize = 4;
 
 /// An epoch of which the first piece has come.
 struct Begun {
@@ -34,7 +37,7 @@ impl Ingest<'_> {
         feed: &dyn Feed,
         copies: &mut Copies,
     ) -> Result<Option<EpochReport>, CaptureError> {
-        let limit = self.options.staging_bytes / PAGE_SIZE;
+        let limit = self.options.staging_bytes / PIECES / PAGE_SIZE;
         let mut begun = None;
         loop {
             copies.clear();

@@ -46,12 +46,13 @@ struct State {
     frames: FrameSet,
     /// Whether something has come since the last state that was whole.
     begun: bool,
+    /// Whether it was remarked that registers cannot be read.
+    registers_unread: bool,
     remarks: Vec<String>,
 }
 
 fn open(place: &str) -> Result<Box<dyn Source>, SourceError> {
-    let doing = || format!("opening {}", name(place));
-    let failed = |source| SourceError::Io { doing: doing(), source };
+    let failed = |source| SourceError::Io { doing: format!("opening {}", name(place)), source };
     let input = if place == "-" { standard_input()? } else { File::open(place).map_err(failed)? };
     let metadata = input.metadata().map_err(failed)?;
     let input = Arc::new(input);
@@ -60,6 +61,7 @@ fn open(place: &str) -> Result<Box<dyn Source>, SourceError> {
         domain: None,
         frames: FrameSet::default(),
         begun: false,
+        registers_unread: false,
         remarks: Vec::new(),
     };
     let modified = metadata.is_file().then(|| metadata.modified().ok()).flatten();
@@ -168,11 +170,12 @@ impl Registers for XenStream {
         let mut state = self.state();
         let Some(domain) = &state.domain else { return Ok(Remainder::default()) };
         let (encoded, vcpus) = (domain.encode(), domain.vcpus());
-        let vcpus = vcpus.unwrap_or_else(|error| {
+        if let Err(error) = &vcpus
+            && !std::mem::replace(&mut state.registers_unread, true)
+        {
             state.remarks.push(error.to_string());
-            Vec::new()
-        });
-        Ok(Remainder { vcpus, state: Some(encoded) })
+        }
+        Ok(Remainder { vcpus: vcpus.unwrap_or_default(), state: Some(encoded) })
     }
 }
 
