@@ -4,6 +4,7 @@ mod exact;
 mod host;
 mod plants;
 mod story;
+mod stream;
 
 use serde_json::Value;
 use varve_fixtures::{Process, Truth, XenGuest};
