@@ -126,7 +126,7 @@ fn a_paravirtualised_domain_is_refused_and_the_way_to_capture_it_is_said() {
 
 #[test]
 fn whoever_dies_of_varve_and_xl_the_epochs_stay_and_the_domain_runs_on() {
-    let kills: u64 = std::env::var("VARVE_KILLS").ok().map_or(3, |kills| kills.parse().unwrap());
+    let kills: u64 = std::env::var("VARVE_KILLS").ok().map_or(2, |kills| kills.parse().unwrap());
     let mut host = host();
     let mut guest = guest_of(&mut host, "mortal", XenGuestKind::Pvh);
     guest.spawn("workload", 1000, "/usr/bin/python3", &["/usr/lib/varve/workload.py", "2", "8"]).unwrap();

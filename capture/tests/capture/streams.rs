@@ -103,8 +103,10 @@ fn a_saved_domain_is_one_epoch_with_all_that_starts_it_again() {
     assert_eq!(scratch.epoch_count(), 1);
 }
 
-/// Pieces of a stream: pages, or the end of a checkpoint.
-fn steps() -> impl Strategy<Value = Vec<Option<Vec<(u64, Option<u8>)>>>> {
+/// A piece of a stream: frames with what they are filled with, or the end of a checkpoint.
+type Step = Option<Vec<(u64, Option<u8>)>>;
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
     let gfn = prop_oneof![0u64..12, 100u64..112, 4000u64..4003];
     let frame = (gfn, prop_oneof![4 => (0u8..5).prop_map(Some), 1 => Just(None)]);
     let pages = prop::collection::vec(frame, 1..10).prop_map(Some);
