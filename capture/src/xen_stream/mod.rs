@@ -30,6 +30,10 @@ const READY: &[u8] = b"xl migration receiver ready, send binary domain data.\n";
 /// Longest time between two looks at the interrupt while nothing comes.
 const LOOK_UP: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
+/// Said when whoever feeds standard input does so no more.
+const SENDER_GONE: &str = "nothing more comes on standard input. If xl was killed, the domain may stand still (`s` in \
+                           `xl list`): `varve rollback latest --replace` starts it again";
+
 /// A stream.
 struct XenStream {
     place: String,
@@ -152,9 +156,14 @@ impl Feed for XenStream {
             match state.advance(&mut came, take) {
                 Ok(Some(fed)) => return Ok(fed),
                 Ok(None) => {}
-                // The ordinary end of a stream of Remus, which has no other.
-                Err(error) if error.source.is_none() && state.has_ended_at(at) => return Ok(Fed::Nothing),
-                Err(error) => return Err(SourceError::CutOff(error)),
+                Err(error) => {
+                    if self.place == "-" {
+                        state.remarks.push(SENDER_GONE.to_owned());
+                    }
+                    // The ordinary end of a stream of Remus, which has no other.
+                    let ended = error.source.is_none() && state.has_ended_at(at);
+                    return if ended { Ok(Fed::Nothing) } else { Err(SourceError::CutOff(error)) };
+                }
             }
         }
         Ok(Fed::Part)
