@@ -49,9 +49,10 @@ impl Ingest<'_> {
             if self.interrupt.abandon() {
                 return Err(CaptureError::Abandoned);
             }
+            let taken_at = feed.taken_at().unwrap_or_else(SystemTime::now);
             let epoch = self.add_piece(source, copies, begun)?;
             if fed == Fed::Whole {
-                return self.commit_fed(source, feed, epoch).map(Some);
+                return self.commit_fed(source, epoch, taken_at).map(Some);
             }
             begun = Some(epoch);
         }
@@ -88,11 +89,10 @@ impl Ingest<'_> {
     fn commit_fed(
         &self,
         source: &dyn Source,
-        feed: &dyn Feed,
         epoch: Begun,
+        taken_at: SystemTime,
     ) -> Result<EpochReport, CaptureError> {
         let Begun { since, mut writer, frames_scanned, staging_wait } = epoch;
-        let taken_at = feed.taken_at().unwrap_or_else(SystemTime::now);
         let memory = source.memory().map_err(|error| CaptureError::source(source, error))?;
         writer.lay_out(memory.regions())?;
         let registers = registers(source)?;
