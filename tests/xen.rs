@@ -5,6 +5,7 @@ mod gate;
 mod host;
 mod plants;
 mod story;
+mod stream;
 
 use serde_json::Value;
 use varve_fixtures::{Process, Truth, XenGuest};

@@ -65,9 +65,14 @@ pub(crate) fn pause_us(split: &PauseSplit) -> serde_json::Map<String, serde_json
 impl<'a> Reporter<'a> {
     /// Reports epochs of `vm`, which follow those in `archive`.
     pub(crate) fn new(context: &'a Context<'a>, archive: &Archive, vm: &str) -> Self {
+        Self::on(context.output(), context, archive, vm)
+    }
+
+    /// The same, to `out`.
+    pub(crate) fn on(out: Output, context: &'a Context<'a>, archive: &Archive, vm: &str) -> Self {
         // A VM that cannot be read now is one the capture itself will speak of.
         let latest = archive.epochs(vm).ok().and_then(|epochs| epochs.last().map(memory_bytes));
-        let state = State { out: context.output(), progress: None, latest, failed: None };
+        let state = State { out, progress: None, latest, failed: None };
         Self { context, state: Mutex::new(state) }
     }
 

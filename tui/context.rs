@@ -89,6 +89,11 @@ impl<'a> Context<'a> {
         Output::new(self.global.json)
     }
 
+    /// Standard error in the form asked for, where standard output is somebody else's.
+    pub(crate) fn output_aside(&self) -> Output {
+        Output::aside(self.global.json)
+    }
+
     /// A remark on standard error, unless the user wants quiet.
     pub(crate) fn remark(&self, text: impl std::fmt::Display) {
         if !self.global.quiet {

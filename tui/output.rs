@@ -1,19 +1,24 @@
 //! Results on standard output: aligned tables for people, JSON Lines for programs.
 
-use std::io::{self, BufWriter, Stdout, Write};
+use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
 
 /// Standard output, in the form the user asked for.
 pub(crate) struct Output {
-    out: BufWriter<Stdout>,
+    out: BufWriter<Box<dyn Write + Send>>,
     json: bool,
 }
 
 impl Output {
     /// Output as JSON Lines or for people.
     pub(crate) fn new(json: bool) -> Self {
-        Self { out: BufWriter::new(io::stdout()), json }
+        Self { out: BufWriter::new(Box::new(io::stdout())), json }
+    }
+
+    /// The same on standard error, for commands whose standard output is somebody else's.
+    pub(crate) fn aside(json: bool) -> Self {
+        Self { out: BufWriter::new(Box::new(io::stderr())), json }
     }
 
     /// Whether the user asked for JSON Lines.

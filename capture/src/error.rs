@@ -84,6 +84,9 @@ pub enum SourceError {
     /// Frames came into the guest's memory that were not there when the epoch was begun.
     #[error("the guest's memory was laid out anew during the epoch, which would lack a part of it")]
     Relaid,
+    /// A stream that ends, or makes no sense, in the middle.
+    #[error("{0}; what came since its last checkpoint is dropped, every epoch before is kept")]
+    CutOff(FormatError),
     /// The memory file.
     #[error(transparent)]
     Memory(#[from] FormatError),

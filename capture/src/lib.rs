@@ -24,6 +24,7 @@ pub mod source;
 #[doc(hidden)]
 pub mod testing;
 mod xen;
+mod xen_stream;
 
 pub use error::SourceError;
 pub use histogram::Histogram;

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use varve_store::Archive;
 
-use crate::ingest::{History, Ingest, Manner};
+use crate::ingest::{Copies, History, Ingest, Manner};
 use crate::schedule::Schedule;
-use crate::source::Source;
+use crate::source::{Feed, Source};
 use crate::{CaptureError, Ended, Interrupt, Observer, Options, SourceError};
 
 /// Longest time between two looks at the interrupt while waiting for the next epoch.
@@ -66,6 +66,10 @@ pub fn capture(
         ended.fail(CaptureError::source(source, SourceError::Unsuitable { reason: reason.to_owned() }));
         return ended;
     }
+    if let Some(feed) = source.feed() {
+        follow(source, feed, &ingest, plan, &mut ended);
+        return ended;
+    }
     let mut history = History::default();
     let mut schedule = Schedule::new(plan.interval);
     let begun = Instant::now();
@@ -98,6 +102,23 @@ pub fn capture(
         wait(begun, next.at, interrupt);
     }
     ended
+}
+
+/// Takes epochs as a source is fed them: when, is for whoever feeds it to say.
+fn follow(source: &dyn Source, feed: &dyn Feed, ingest: &Ingest<'_>, plan: &Plan, ended: &mut Ended) {
+    let mut copies = Copies::default();
+    while plan.epochs.is_none_or(|epochs| ended.summary.epochs < epochs) {
+        let taken = ingest.fed_epoch(source, feed, &mut copies);
+        source.take_remarks().iter().for_each(|remark| ingest.observer.remark(remark));
+        match taken {
+            Ok(Some(report)) => ended.summary.add(&report),
+            Ok(None) => break,
+            Err(error) => {
+                ended.fail(error);
+                break;
+            }
+        }
+    }
 }
 
 fn late(missed: u64, interval: Duration) -> String {

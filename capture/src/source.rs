@@ -4,15 +4,16 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use varve_formats::image::Image;
-use varve_formats::{Gfn, Gpa, PhysicalMemory, Vcpu};
+use varve_formats::{Gfn, Gpa, PAGE_SIZE, PhysicalMemory, Vcpu};
 
 use crate::output::Vif;
-use crate::{SourceError, qemu, xen};
+use crate::{Interrupt, SourceError, qemu, xen, xen_stream};
 
 /// Every kind of live source.
-pub static SOURCES: &[SourceKind] = &[qemu::KIND, xen::KIND];
+pub static SOURCES: &[SourceKind] = &[qemu::KIND, xen::KIND, xen_stream::KIND];
 
 /// A kind of source that can be opened by its spec.
 #[derive(Debug)]
@@ -88,6 +89,16 @@ pub trait Source: Sync {
     /// What leads out of the guest; `None` when nobody here knows.
     fn devices(&self) -> Option<&dyn Devices> {
         None
+    }
+
+    /// How its memory comes, when that is not for us to say: nothing is then held, compared or looked at.
+    fn feed(&self) -> Option<&dyn Feed> {
+        None
+    }
+
+    /// Whether standard output is a line to whoever feeds the source, on which nobody else may write.
+    fn owns_standard_output(&self) -> bool {
+        false
     }
 
     /// What the user should know about the source; each remark is given once.
@@ -186,6 +197,43 @@ pub struct Remainder {
     pub vcpus: Vec<Vcpu>,
     /// All that is needed to start the guest again, in the encoding of the source; `None` when it knows no way to.
     pub state: Option<Vec<u8>>,
+}
+
+/// A source that is fed: memory comes in pieces, frames in any order and some of them several times, until all that has come
+/// is one consistent state; then what changed since comes, and so on.
+///
+/// The first state is complete, so that frames which do not come for a later one are as they were. The source's
+/// [memory](Source::memory) tells which frames there are so far, but cannot be read.
+pub trait Feed: Sync {
+    /// Waits for frames and hands each to `take`, until there were about `frames` or a state is complete. The last that is
+    /// said of a frame counts.
+    ///
+    /// Gives up when told to finish between two states, or to abandon the one in hand.
+    ///
+    /// # Errors
+    /// [`SourceError`]; there is no going on then.
+    fn next(
+        &self,
+        frames: usize,
+        take: &mut dyn FnMut(Gfn, &[u8; PAGE_SIZE]),
+        interrupt: &dyn Interrupt,
+    ) -> Result<Fed, SourceError>;
+
+    /// When the state was that of the guest; `None` for now.
+    fn taken_at(&self) -> Option<SystemTime> {
+        None
+    }
+}
+
+/// What was fed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fed {
+    /// Some of what makes the next state.
+    Part,
+    /// The rest of it.
+    Whole,
+    /// Nothing, and nothing more will come.
+    Nothing,
 }
 
 /// A guest that tells which frames were written to.

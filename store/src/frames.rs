@@ -83,6 +83,13 @@ impl FrameTable {
         }
     }
 
+    /// Adds the absent frames that a layout has which [continues](FrameLayout::continues) this one's.
+    pub(crate) fn extend(&mut self, layout: FrameLayout) {
+        self.ids.extend(layout.frames());
+        self.digests.resize(layout.frames() as usize, Digest::ABSENT.0);
+        self.layout = layout;
+    }
+
     /// The same guest frames under another numbering: what `layout` adds is absent, what it leaves out is dropped.
     pub(crate) fn remapped(&self, layout: FrameLayout) -> Self {
         let mut table = Self::absent(layout.clone());

@@ -117,6 +117,27 @@ impl EpochWriter {
         &self.layout
     }
 
+    /// Gives the epoch other regions, and its frames new numbers. What the new regions add is absent, what they leave out is
+    /// dropped, and everything else stays as it is, stored or not.
+    ///
+    /// # Errors
+    /// [`StoreError::Regions`]; the regions are then as before.
+    pub fn lay_out(&mut self, regions: &[Region]) -> Result<(), StoreError> {
+        let layout = FrameLayout::new(regions)?;
+        if layout == self.layout {
+            return Ok(());
+        }
+        self.depth = 0;
+        if layout.continues(&self.layout) {
+            Arc::make_mut(&mut self.previous).extend(layout.clone());
+        } else {
+            self.ingest.renumber(|frame| layout.frame(self.layout.gfn(frame)?));
+            self.previous = Arc::new(self.previous.remapped(layout.clone()));
+        }
+        self.layout = layout;
+        Ok(())
+    }
+
     /// The VM's latest epoch under this epoch's frame numbers, to compare with: frames it lacks are absent.
     pub fn previous(&self) -> &Arc<FrameTable> {
         &self.previous

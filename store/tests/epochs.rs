@@ -4,10 +4,12 @@
 
 mod common;
 
-use common::{Frame, assert_epoch, commit, guest, meta, page, regions};
+use common::{Frame, assert_epoch, commit, content, guest, meta, page, regions};
 use varve_formats::{Fault, Gfn, Gpa, PhysicalMemory, Region, Vcpu};
 use varve_store::hash::digest_page;
-use varve_store::{Access, Archive, Content, Digest, EpochMeta, FrameChange, PageId, StoreError};
+use varve_store::{
+    Access, Archive, Content, Digest, EpochMeta, EpochWriter, FrameChange, PageId, StoreError,
+};
 
 const RUNS: &[(u64, u64)] = &[(0, 160), (0x100, 200)];
 
@@ -294,6 +296,53 @@ fn memory_may_be_plugged_and_unplugged_between_epochs() {
         assert_epoch(&archive.epoch("web1", number as u64).unwrap(), runs, model);
     }
     assert_history(&archive, &history);
+    assert!(archive.check(true, &|_, _, _| {}).unwrap().is_clean());
+}
+
+/// What a source is that learns only little by little which frames there are.
+#[test]
+fn an_epoch_may_be_laid_out_anew_while_it_is_written() {
+    let (_directory, archive) = archive();
+    let store = |writer: &mut EpochWriter, frames: std::ops::Range<u64>, seed: u64| {
+        for gfn in frames {
+            let page = page(gfn + seed);
+            let frame = writer.layout().frame(Gfn(gfn)).unwrap();
+            writer.store(&[FrameChange { frame, content: content(Some(&page)) }]).unwrap();
+        }
+    };
+    let expected = |runs: &[(u64, u64)], seed: u64| -> common::Guest {
+        let frames = runs.iter().flat_map(|(start, count)| *start..start + count);
+        frames.map(|gfn| (gfn, Frame::Seed(gfn + seed))).collect()
+    };
+    let mut writer = archive.begin("a", &regions(&[(10, 100)])).unwrap();
+    store(&mut writer, 10..110, 0);
+    for more in [&[(10, 2000)][..], &[(10, 2000), (5000, 10)]] {
+        // Nothing comes before what there was: every number stays.
+        writer.lay_out(&regions(more)).unwrap();
+        assert_eq!(writer.previous().len(), writer.layout().frames());
+    }
+    store(&mut writer, 110..2010, 0);
+    assert!(writer.lay_out(&regions(&[(3, 1), (3, 1)])).is_err());
+    let runs = [(5, 1000), (5000, 10)];
+    writer.lay_out(&regions(&runs)).unwrap();
+    store(&mut writer, 5..10, 0);
+    store(&mut writer, 5000..5010, 0);
+    writer.commit(meta("a")).unwrap();
+    assert_epoch(&archive.epoch("a", 0).unwrap(), &runs, &expected(&runs, 0));
+
+    // The next has a frame less and others more; of the rest some come again as they were.
+    let mut writer = archive.begin("a", &regions(&[(5, 1000), (5000, 10)])).unwrap();
+    store(&mut writer, 100..200, 0);
+    store(&mut writer, 300..310, 7);
+    store(&mut writer, 300..305, 0);
+    let runs = [(5, 1020), (5001, 9)];
+    writer.lay_out(&regions(&runs)).unwrap();
+    store(&mut writer, 1005..1025, 0);
+    let record = writer.commit(meta("a")).unwrap();
+    assert_eq!(record.pages_changed, 5 + 20);
+    let mut guest = expected(&runs, 0);
+    guest.extend((305..310).map(|gfn| (gfn, Frame::Seed(gfn + 7))));
+    assert_epoch(&archive.epoch("a", 1).unwrap(), &runs, &guest);
     assert!(archive.check(true, &|_, _, _| {}).unwrap().is_clean());
 }
 

@@ -22,12 +22,14 @@ Examples:
   varve -r /srv/varve --vm web1 capture qemu:/run/web1.qmp --interval 10s
   varve -r /srv/varve --vm web1 capture qemu:/run/web1.qmp --epochs 12 --interval 500ms
   varve -r /srv/varve --vm web1 capture xen:web1 --interval 200ms --restore-point-every 50
+  xl remus -F -n -d -i 10000 -s \"\" web1 \"exec varve -r /srv/varve --vm web1 capture xen-stream:-\"
 
 A guest under QEMU needs a monitor of its own for varve and memory in a shared file:
   -qmp unix:/run/web1.qmp,server=on,wait=off
   -object memory-backend-file,id=ram,size=1G,mem-path=/dev/shm/web1,share=on -machine memory-backend=ram")]
 pub(crate) struct Capture {
-    /// Where the guest is: qemu:SOCKET, xen:DOMAIN
+    /// Where the guest is: qemu:SOCKET, xen:DOMAIN; or what Xen's tools save of it: xen-stream:FILE, xen-stream:- for
+    /// standard input, with results on standard error. They say when an epoch is due: --interval is not asked
     source: String,
     /// Time from the start of one epoch to the start of the next, such as 200ms, 10s or 5m
     #[arg(long, default_value = "10s", value_parser = duration)]
@@ -61,7 +63,8 @@ impl Capture {
         let archive = context.open_for_writing()?;
         let source = source::open(&self.source).map_err(Failure::new)?;
         let interrupt = Interrupt::install()?;
-        let reporter = Reporter::new(context, &archive, vm);
+        let out = if source.owns_standard_output() { context.output_aside() } else { context.output() };
+        let reporter = Reporter::on(out, context, &archive, vm);
         let suspend_every = match (self.restore_point_every, self.quiesce) {
             (Some(every), _) => every,
             (None, Hold::Suspend) => 1,

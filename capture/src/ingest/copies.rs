@@ -1,4 +1,4 @@
-//! Copies of the frames a held guest had written to.
+//! Copies of the frames a held guest had written to, or that a source was fed.
 //!
 //! While the guest is held they are only copied; they are compared, hashed and stored when it runs again. That its
 //! vCPUs stand still does not keep devices from writing: what was written to meanwhile is copied again, until nothing
@@ -22,10 +22,15 @@ pub(crate) struct Copies {
 }
 
 impl Copies {
-    /// Begins anew with copies of `frames`.
-    pub(crate) fn take(&mut self, memory: &dyn GuestMemory, frames: &[Gfn]) {
+    /// Begins anew with none.
+    pub(crate) fn clear(&mut self) {
         self.frames.clear();
         self.slots.clear();
+    }
+
+    /// Begins anew with copies of `frames`.
+    pub(crate) fn take(&mut self, memory: &dyn GuestMemory, frames: &[Gfn]) {
+        self.clear();
         if self.pages.len() < frames.len() {
             self.pages.resize(frames.len(), [0; PAGE_SIZE]);
         }
@@ -39,16 +44,29 @@ impl Copies {
     pub(crate) fn again(&mut self, memory: &dyn GuestMemory, frames: &[Gfn]) {
         self.index();
         for gfn in frames {
-            let slot = *self.slots.entry(*gfn).or_insert(self.frames.len());
-            if slot == self.frames.len() {
-                self.frames.push((*gfn, false));
-            }
-            if self.pages.len() <= slot {
-                self.pages.push([0; PAGE_SIZE]);
-            }
-            if let (Some((_, readable)), Some(page)) = (self.frames.get_mut(slot), self.pages.get_mut(slot)) {
-                *readable = copy(memory, *gfn, page);
-            }
+            self.put(*gfn, |page| copy(memory, *gfn, page));
+        }
+    }
+
+    /// Takes a frame that was handed over, in the place of an earlier copy of it.
+    pub(crate) fn add(&mut self, gfn: Gfn, bytes: &Page) {
+        self.put(gfn, |page| {
+            page.copy_from_slice(bytes);
+            true
+        });
+    }
+
+    /// Fills the copy of a frame. All copies so far must be indexed.
+    fn put(&mut self, gfn: Gfn, fill: impl FnOnce(&mut Page) -> bool) {
+        let slot = *self.slots.entry(gfn).or_insert(self.frames.len());
+        if slot == self.frames.len() {
+            self.frames.push((gfn, false));
+        }
+        if self.pages.len() <= slot {
+            self.pages.push([0; PAGE_SIZE]);
+        }
+        if let (Some((_, readable)), Some(page)) = (self.frames.get_mut(slot), self.pages.get_mut(slot)) {
+            *readable = fill(page);
         }
     }
 
@@ -56,6 +74,11 @@ impl Copies {
         if self.slots.is_empty() {
             self.slots.extend(self.frames.iter().enumerate().map(|(slot, (gfn, _))| (*gfn, slot)));
         }
+    }
+
+    /// How many frames were copied.
+    pub(crate) fn len(&self) -> usize {
+        self.frames.len()
     }
 
     /// The frames that were copied, ascending.

@@ -10,9 +10,12 @@
 //!
 //! A source that tells which frames were written to is held only until those are copied ([`copies`]); the scan then
 //! compares the copies, while the guest runs.
+//!
+//! Nothing is read of a source that is [fed](crate::source::Feed): what comes is copied, scanned and stored piece by piece.
 
 mod changes;
 mod copies;
+mod fed;
 mod held;
 mod holes;
 mod run;
@@ -30,7 +33,7 @@ use crate::report::EpochReport;
 use crate::source::{GuestMemory, Source};
 use crate::{CaptureError, Interrupt, Observer, Options};
 use changes::Changes;
-use copies::Copies;
+pub(crate) use copies::Copies;
 use run::{Captured, Run};
 use staging::Staging;
 pub(crate) use witness::Witness;
@@ -111,7 +114,7 @@ impl Ingest<'_> {
         Ok(report)
     }
 
-    /// Runs the scan here and the archive's part in a thread of its own.
+    /// Reads the source and has the archive store what differs.
     fn capture(
         &self,
         source: &dyn Source,
@@ -124,22 +127,31 @@ impl Ingest<'_> {
         let staging = Staging::new(self.options.staging_bytes);
         let run = Run::new(self, source, memory, writer, &staging);
         let previous = Arc::clone(writer.previous());
-        std::thread::scope(|scope| {
-            let storing = scope.spawn(|| store_all(writer, &staging));
-            let captured = {
-                let _end = GiveUp(&staging);
-                let captured = run.capture(previous.digests(), in_step, suspend, history);
-                if captured.is_ok() {
-                    staging.finish();
-                }
-                captured
-            };
-            let stored = storing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            // When the archive failed, all the scan knows is that it was cut off.
-            stored?;
-            captured
-        })
+        storing(writer, &staging, || run.capture(previous.digests(), in_step, suspend, history))
     }
+}
+
+/// Runs what fills the queue, and in a thread of its own the archive's part.
+fn storing<T>(
+    writer: &mut EpochWriter,
+    staging: &Staging,
+    fill: impl FnOnce() -> Result<T, CaptureError>,
+) -> Result<T, CaptureError> {
+    std::thread::scope(|scope| {
+        let storing = scope.spawn(|| store_all(writer, staging));
+        let filled = {
+            let _end = GiveUp(staging);
+            let filled = fill();
+            if filled.is_ok() {
+                staging.finish();
+            }
+            filled
+        };
+        let stored = storing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // When the archive failed, all the scan knows is that it was cut off.
+        stored?;
+        filled
+    })
 }
 
 /// Gives up when dropped, unless all has been queued: nobody waits for a scan that failed or panicked.

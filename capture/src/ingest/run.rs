@@ -106,6 +106,18 @@ impl<'a> Run<'a> {
         self.hold(pause, suspend, &ahead, log.is_some(), &mut history.copies)
     }
 
+    /// Queues copies of frames that a source was fed. What they held before is not looked at: the archive finds out when it
+    /// asks for their digests.
+    pub(crate) fn bring(&self, copies: &mut Copies) -> Result<(), CaptureError> {
+        let frames = Dirty::Frames(copies.frames());
+        self.scan(&copies.as_memory(self.layout.regions()), &[], &frames, |_| {})
+    }
+
+    /// How long queueing has waited for the archive, summed over the threads.
+    pub(crate) fn staging_wait(&self) -> Duration {
+        Duration::from_nanos(self.staging_wait_ns.load(Ordering::Relaxed))
+    }
+
     /// Holds the guest, reads what there is to read, and lets it go. `in_step`: the log tells the difference to
     /// `previous`.
     fn hold(
@@ -295,8 +307,7 @@ impl<'a> Run<'a> {
     }
 
     fn registers(&self) -> Result<Remainder, CaptureError> {
-        let read = self.source.registers().map(|registers| registers.read()).transpose();
-        read.map(Option::unwrap_or_default).map_err(|error| self.failed(error))
+        registers(self.source)
     }
 
     fn failed(&self, error: SourceError) -> CaptureError {
@@ -304,7 +315,7 @@ impl<'a> Run<'a> {
     }
 
     fn captured(self, taken_at: SystemTime, registers: Remainder, pause: Option<PauseSplit>) -> Captured {
-        let staging_wait = Duration::from_nanos(self.staging_wait_ns.into_inner());
+        let staging_wait = self.staging_wait();
         let frames_scanned = self.frames_scanned.into_inner();
         let (residue, restorable, disk_snapshot) = Default::default();
         Captured {
@@ -318,6 +329,12 @@ impl<'a> Run<'a> {
             staging_wait,
         }
     }
+}
+
+/// What a source has beside memory, if it can be read.
+pub(crate) fn registers(source: &dyn Source) -> Result<Remainder, CaptureError> {
+    let read = source.registers().map(|registers| registers.read()).transpose();
+    read.map(Option::unwrap_or_default).map_err(|error| CaptureError::source(source, error))
 }
 
 /// Frames, ascending, as runs.

@@ -56,8 +56,8 @@ impl Xen {
         }
         if !domain.info()?.hvm {
             let reason = format!(
-                "domain {} is paravirtualised (PV), and Xen as Debian builds it cannot record what such a domain writes: \
-                 capture it with `xl remus` and the source xen-stream",
+                "domain {} is paravirtualised (PV): its page tables hold machine frames, which only Xen's own tools turn into \
+                 the guest's. Have `xl remus` take the checkpoints, and capture them with the source xen-stream",
                 domain.name
             );
             return Err(SourceError::Unsuitable { reason });

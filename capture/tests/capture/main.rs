@@ -8,4 +8,5 @@ mod failures;
 mod fake_qemu;
 mod images;
 mod qmp;
+mod streams;
 mod support;

@@ -311,9 +311,9 @@ fn specs_name_a_kind_and_a_place() {
         Ok(_) => panic!("{spec}"),
         Err(error) => error.to_string(),
     };
-    insta::assert_snapshot!(refusal("kvm:web1"), @r#""kvm:web1" is no source; there is qemu:SOCKET, xen:DOMAIN"#);
-    insta::assert_snapshot!(refusal("qemu:"), @r#""qemu:" is no source; there is qemu:SOCKET, xen:DOMAIN"#);
-    insta::assert_snapshot!(refusal("/run/web1.qmp"), @r#""/run/web1.qmp" is no source; there is qemu:SOCKET, xen:DOMAIN"#);
+    insta::assert_snapshot!(refusal("kvm:web1"), @r#""kvm:web1" is no source; there is qemu:SOCKET, xen:DOMAIN, xen-stream:FILE"#);
+    insta::assert_snapshot!(refusal("qemu:"), @r#""qemu:" is no source; there is qemu:SOCKET, xen:DOMAIN, xen-stream:FILE"#);
+    insta::assert_snapshot!(refusal("/run/web1.qmp"), @r#""/run/web1.qmp" is no source; there is qemu:SOCKET, xen:DOMAIN, xen-stream:FILE"#);
     assert!(refusal("qemu:/nowhere").starts_with("nobody listens at /nowhere: "));
     #[cfg(not(feature = "xen"))]
     assert!(refusal("xen:web1").contains("--features xen"));

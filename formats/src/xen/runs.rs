@@ -43,6 +43,12 @@ impl<V: Run> Runs<V> {
         Some(value.further(into))
     }
 
+    /// Whether one run has all of `count` frames from `first` on.
+    pub(crate) fn covers(&self, first: u64, count: u64) -> bool {
+        let before = self.runs.range(..=first).next_back();
+        before.is_some_and(|(start, (len, _))| first.saturating_add(count) <= start.saturating_add(*len))
+    }
+
     /// Sets `count` frames from `first` on, whose sum must not overflow.
     pub(crate) fn set(&mut self, first: u64, count: u64, value: V) {
         if count == 0 {

@@ -55,6 +55,14 @@ impl FrameLayout {
         Ok(layout)
     }
 
+    /// Whether every frame of `other` has the same number here: there are only new ones behind the last.
+    pub(crate) fn continues(&self, other: &Self) -> bool {
+        let Some((last, before)) = other.regions.split_last() else { return true };
+        let Some((same, here)) = self.regions.split_at_checked(before.len()) else { return false };
+        same == before
+            && here.first().is_some_and(|region| region.start == last.start && region.len >= last.len)
+    }
+
     /// The regions.
     pub fn regions(&self) -> &[Region] {
         &self.regions

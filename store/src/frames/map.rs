@@ -44,6 +44,13 @@ impl<T: FrameValue> FrameMap<T> {
         self.frames
     }
 
+    /// Adds absent frames behind the last, up to `frames`.
+    pub(crate) fn extend(&mut self, frames: u64) {
+        let chunk = Arc::new([T::ABSENT; CHUNK]);
+        self.chunks.resize(frames.div_ceil(CHUNK as u64) as usize, chunk);
+        self.frames = frames;
+    }
+
     /// The value of a frame; absent behind the last.
     #[inline]
     pub(crate) fn get(&self, frame: u64) -> T {

@@ -150,6 +150,17 @@ impl Ingest {
             .collect())
     }
 
+    /// Gives frames new numbers; one that has none any more is as if it had not been stored.
+    pub(super) fn renumber(&mut self, number: impl Fn(u64) -> Option<u64>) {
+        self.changes.retain_mut(|change| {
+            let new = number(change.frame);
+            change.frame = new.unwrap_or_default();
+            new.is_some()
+        });
+        // These only tell which frame a page that was damaged on its way here is of.
+        self.open.frames.iter_mut().for_each(|frame| *frame = number(*frame).unwrap_or(*frame));
+    }
+
     /// Puts a new page into the open pack; a pack that is full by that goes to `full`.
     fn add(
         &mut self,

@@ -15,9 +15,10 @@
 //! CHECKPOINT, libxl its emulator's records and CHECKPOINT_END, and libxc goes on with the pages that changed. A
 //! checkpoint counts only when its CHECKPOINT_END has come.
 //!
-//! [`Reader`] takes a stream apart as it comes, [`SaveState`] keeps what is not memory, and [`write()`] makes a stream of
-//! both again.
+//! [`Reader`] takes a stream apart as it comes, [`FrameSet`] tells which frames there are, [`SaveState`] keeps what is not
+//! memory, and [`write()`] makes a stream of memory and state again.
 
+mod frame_set;
 mod headers;
 mod input;
 mod page_type;
@@ -27,6 +28,7 @@ mod record;
 mod state;
 mod write;
 
+pub use frame_set::{FrameSet, MAX_FRAME_RUNS};
 pub(crate) use headers::looks_like_stream;
 pub use headers::{Config, DomainType, Header, MAX_CONFIG_BYTES};
 pub use page_type::{MAX_TYPE_RUNS, PageType, PageTypes};
