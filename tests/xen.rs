@@ -2,8 +2,10 @@
 
 mod exact;
 mod host;
+mod pauses;
 mod plants;
 mod story;
+mod trace;
 
 use serde_json::Value;
 use varve_fixtures::{Process, Truth, XenGuest};

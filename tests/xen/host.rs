@@ -15,7 +15,7 @@ done
 rm -rf /tmp/*"#;
 
 /// Memory of a guest in MiB.
-const GUEST_MIB: u32 = 192;
+pub(crate) const GUEST_MIB: u32 = 192;
 
 /// The host, and where the archives are: each guest's in one of its own.
 pub(crate) struct Host(XenHost);
@@ -23,18 +23,16 @@ pub(crate) struct Host(XenHost);
 /// The host, which is booted for the first who asks; one test at a time has it.
 pub(crate) fn host() -> MutexGuard<'static, Host> {
     static HOST: OnceLock<Mutex<Host>> = OnceLock::new();
-    let host = HOST.get_or_init(|| {
-        let varve = build(Xen::Bookworm);
-        let mut host = XenHost::boot(XenConfig { xen: Xen::Bookworm, ..XenConfig::default() }).unwrap();
-        host.put("/usr/bin/varve", 0o755, &varve).unwrap();
-        Mutex::new(Host(host))
-    });
+    let host = HOST.get_or_init(|| Mutex::new(Host::boot(Xen::Bookworm)));
     // What one test leaves behind is no other test's guest.
     host.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Builds the command for a release of Xen and returns its bytes, without debug information.
 fn build(xen: Xen) -> Vec<u8> {
+    // One folder serves all releases, for they share most of what is built.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let target = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("xen");
     let mut cargo = Command::new("scripts/with-xen");
     cargo.arg(xen.suite()).args(["cargo", "build", "--release", "--features", "xen", "--bin", "varve"]);
@@ -49,6 +47,14 @@ fn build(xen: Xen) -> Vec<u8> {
 }
 
 impl Host {
+    /// Boots a host of a release. Most tests share one: [`host`].
+    pub(crate) fn boot(xen: Xen) -> Self {
+        let varve = build(xen);
+        let mut host = XenHost::boot(XenConfig { xen, ..XenConfig::default() }).unwrap();
+        host.put("/usr/bin/varve", 0o755, &varve).unwrap();
+        Self(host)
+    }
+
     /// Creates a guest and an archive for it, once the guests of earlier tests are out of the way: there is one processor
     /// for all.
     pub(crate) fn guest(&mut self, name: &str) -> XenGuest {
@@ -74,6 +80,16 @@ impl Host {
     /// Reaches the guest again after its domain was replaced by one of the same name.
     pub(crate) fn reach_again(&mut self, guest: &mut XenGuest) {
         self.0.reach_again(guest).unwrap();
+    }
+
+    /// Reaches a domain that was started from this guest's memory under another name.
+    pub(crate) fn reach_twin(&mut self, guest: &XenGuest, name: &str) -> XenGuest {
+        self.0.reach_twin(guest, name).unwrap()
+    }
+
+    /// Writes a program to dom0.
+    pub(crate) fn put(&mut self, path: &str, bytes: &[u8]) {
+        self.0.put(path, 0o755, bytes).unwrap();
     }
 
     /// Runs the command in dom0 on the archive and the VM of this name.
@@ -102,6 +118,11 @@ impl Host {
         assert!(tar.arg("-xf").arg(&packed).arg("-C").arg(archive.path()).status().unwrap().success());
         std::fs::remove_file(packed).unwrap();
         archive
+    }
+
+    /// A file of dom0.
+    pub(crate) fn read(&mut self, path: &str) -> Vec<u8> {
+        self.0.get(path).unwrap()
     }
 
     /// Runs a shell script in dom0 and returns what it printed. The archive and the VM are those of this name.
