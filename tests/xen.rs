@@ -5,6 +5,7 @@ mod exact;
 mod host;
 mod pauses;
 mod plants;
+mod quarantine;
 mod story;
 mod trace;
 
