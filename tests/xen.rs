@@ -6,6 +6,7 @@ mod host;
 mod pauses;
 mod plants;
 mod quarantine;
+mod releases;
 mod story;
 mod trace;
 
