@@ -1,11 +1,16 @@
 //! Domains of a real Xen host, captured from its dom0.
 
+mod disks;
 mod exact;
 mod gate;
 mod host;
+mod pauses;
 mod plants;
+mod quarantine;
+mod releases;
 mod story;
 mod stream;
+mod trace;
 
 use serde_json::Value;
 use varve_fixtures::{Process, Truth, XenGuest};
@@ -122,6 +127,7 @@ fn a_capture_that_is_killed_loses_no_epoch_and_the_next_lets_the_domain_go() {
         let whole = printed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let ids: Vec<String> = whole.filter_map(|line| Some(line["id"].as_str()?.to_owned())).collect();
         assert!(!ids.is_empty(), "round {round}: {}", host.script("killed", "cat /tmp/killed.err"));
+        println!("round {round}: {hold}, killed after {after_ms} ms, {} epochs", ids.len());
         acknowledged.extend(ids);
         let lines = host.json("killed", &["capture", "xen:killed", "--epochs", "1"], 0);
         acknowledged.push(lines[0]["id"].as_str().unwrap().to_owned());

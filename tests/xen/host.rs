@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 use varve_fixtures::{Ran, Xen, XenConfig, XenGuest, XenGuestConfig, XenHost};
@@ -35,10 +35,7 @@ pub(crate) fn host() -> Lease {
         host
     });
     if host.is_none() {
-        let varve = build(Xen::Bookworm);
-        let mut booted = XenHost::boot(XenConfig { xen: Xen::Bookworm, ..XenConfig::default() }).unwrap();
-        booted.put("/usr/bin/varve", 0o755, &varve).unwrap();
-        *host = Some(Host(booted));
+        *host = Some(Host::boot(Xen::Bookworm));
     }
     Lease(host)
 }
@@ -59,6 +56,9 @@ impl DerefMut for Lease {
 
 /// Builds the command for a release of Xen and returns its bytes, without debug information.
 fn build(xen: Xen) -> Vec<u8> {
+    // One folder serves all releases, for they share most of what is built.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let target = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("xen");
     let mut cargo = Command::new("scripts/with-xen");
     cargo.arg(xen.suite()).args(["cargo", "build", "--release", "--features", "xen", "--bin", "varve"]);
@@ -73,6 +73,14 @@ fn build(xen: Xen) -> Vec<u8> {
 }
 
 impl Host {
+    /// Boots a host of a release. Most tests share one: [`host`].
+    pub(crate) fn boot(xen: Xen) -> Self {
+        let varve = build(xen);
+        let mut host = XenHost::boot(XenConfig { xen, ..XenConfig::default() }).unwrap();
+        host.put("/usr/bin/varve", 0o755, &varve).unwrap();
+        Self(host)
+    }
+
     /// Creates a guest and an archive for it, once the guests of earlier tests are out of the way: there is one processor
     /// for all.
     pub(crate) fn guest(&mut self, name: &str) -> XenGuest {
@@ -98,6 +106,16 @@ impl Host {
     /// Reaches the guest again after its domain was replaced by one of the same name.
     pub(crate) fn reach_again(&mut self, guest: &mut XenGuest) {
         self.0.reach_again(guest).unwrap();
+    }
+
+    /// Reaches a domain that was started from this guest's memory under another name.
+    pub(crate) fn reach_twin(&mut self, guest: &XenGuest, name: &str) -> XenGuest {
+        self.0.reach_twin(guest, name).unwrap()
+    }
+
+    /// Writes a file, or a program, to dom0.
+    pub(crate) fn put(&mut self, path: &str, bytes: impl AsRef<[u8]>) {
+        self.0.put(path, 0o755, bytes.as_ref()).unwrap();
     }
 
     /// Runs the command in dom0 on the archive and the VM of this name.
@@ -128,9 +146,9 @@ impl Host {
         archive
     }
 
-    /// Writes a file in dom0.
-    pub(crate) fn put(&mut self, path: &str, text: &str) {
-        self.0.put(path, 0o644, text.as_bytes()).unwrap();
+    /// A file of dom0.
+    pub(crate) fn read(&mut self, path: &str) -> Vec<u8> {
+        self.0.get(path).unwrap()
     }
 
     /// Runs a shell script in dom0 and returns what it printed. The archive and the VM are those of this name.

@@ -254,7 +254,8 @@ fn packets_leave_in_order_when_their_epoch_is_durable_and_has_passed() {
     let frames: Vec<u8> = (0..8).map(|frame| if frame < 4 { frame + 1 } else { 0 }).collect();
     assert_eq!(oracle.seen.last(), Some(&(3, frames)));
     let epoch = ["close", "durable", "verdict", "release"];
-    let acts = [&["begin", "durable", "verdict", "hold", "held"][..], &epoch, &epoch, &epoch, &["end"]].concat();
+    let acts =
+        [&["begin", "durable", "verdict", "hold", "held"][..], &epoch, &epoch, &epoch, &["end"]].concat();
     assert_eq!(bench.acts(), acts);
     bench.kernel.send("vif7.0", 99);
     assert!(!bench.kernel.network("vif7.0").contains(&99), "a gate that ended leaves packets held");

@@ -1,0 +1,69 @@
+//! The domain of an epoch, started where it can harm nobody beside the one it was, and watched there.
+
+use serde_json::Value;
+
+use super::host::host;
+
+/// Bridges: one for guests alone, and one with a network card.
+const BRIDGES: &str = "ip link add island type bridge
+ip link set island up
+ip link add outside type bridge
+ip link set eth0 master outside";
+
+/// Watches it until told to end.
+const BEGIN: &str =
+    "varve --json quarantine 0 --bridge island --interval 500ms >/tmp/watch 2>/tmp/said </dev/null &
+echo $! >/tmp/watching
+for try in $(seq 600); do ! grep -q '\"epoch\":1,' /tmp/watch || exit 0; sleep 0.1; done
+cat /tmp/said
+exit 1";
+
+const END: &str = "seen=$(grep -c '\"type\":\"epoch\"' /tmp/watch)
+for try in $(seq 600); do [ $(grep -c '\"type\":\"epoch\"' /tmp/watch) -lt $((seen + 2)) ] || break; sleep 0.1; done
+kill -INT $(cat /tmp/watching)
+for try in $(seq 600); do ! grep -q summary /tmp/watch || break; sleep 0.1; done
+cat /tmp/watch /tmp/said";
+
+#[test]
+fn a_domain_is_watched_on_an_island_while_the_one_it_was_runs_on() {
+    let mut host = host();
+    let mut guest = host.guest_at("bait", "10.9.0.2");
+    host.script("bait", BRIDGES);
+    guest.write_file("/run/evidence", "of the epoch").unwrap();
+    host.json("bait", &["capture", "xen:bait", "--epochs", "1", "--quiesce", "suspend"], 0);
+    guest.write_file("/run/evidence", "of later").unwrap();
+    for (bridge, reason) in
+        [("outside", "\"eth0\" on it leads to a network"), ("nowhere", "is no bridge of this host")]
+    {
+        let refused = host.varve("bait", &["quarantine", "0", "--bridge", bridge]);
+        assert_eq!(refused.status, Some(1), "{}", refused.output);
+        assert!(refused.output.contains(reason), "{}", refused.output);
+    }
+
+    host.script("bait", BEGIN);
+    let mut twin = host.reach_twin(&guest, "bait-quarantine");
+    assert_eq!(twin.read_file("/run/evidence").unwrap(), b"of the epoch\n");
+    assert_eq!(guest.read_file("/run/evidence").unwrap(), b"of later\n", "the other runs on");
+    let pid = twin.spawn("trapped", 33, "/usr/bin/sleep", &["infinity"]).unwrap();
+    let watched = host.script("bait", END);
+    assert!(watched.contains("is captured from here on"), "{watched}");
+    let listed = host.script("bait", "varve --json --vm bait-quarantine show pslist");
+    let mut listed = listed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    assert!(
+        listed.any(|row| row["pid"] == pid && row["comm"] == "trapped"),
+        "the archive has what happens there"
+    );
+    assert!(guest.truth().unwrap().named("trapped").next().is_none());
+    assert!(twin.truth().unwrap().named("trapped").next().is_some(), "it runs on unwatched");
+
+    let addresses = ["bait", "bait-quarantine"].map(|name| {
+        let listed = host.script("bait", &format!("xl network-list {name} | grep -o '00:16:3e:[0-9a-f:]*'"));
+        listed.trim().to_owned()
+    });
+    assert_eq!(addresses[0], addresses[1]);
+    let ports = host.script("bait", "ls /sys/class/net/island/brif /sys/class/net/xenbr0/brif");
+    assert_eq!(ports.matches("vif").count(), 2, "{ports}");
+    // The answer can come from the first alone.
+    host.script("bait", "ping -c 1 -W 5 10.9.0.2\nxl destroy bait-quarantine\nping -c 1 -W 5 10.9.0.2");
+    host.script("bait", "ip link del island\nip link del outside");
+}
