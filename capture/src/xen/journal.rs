@@ -81,8 +81,13 @@ impl Journal {
         self.file.write_all_at(&[letter], at).map_err(|error| failed("writing the journal", error))
     }
 
-    /// Removes the journal of a domain nothing is being done to.
-    pub(super) fn remove(&self) {
-        let _ = std::fs::remove_file(&self.path);
+    /// Removes the journal of a domain that nothing is being done to. One that is held when its holder ends, as by a gate that failed,
+    /// keeps it: the next to come lets it go.
+    pub(super) fn remove_if_idle(&self) {
+        let mut holding = [0];
+        let read = self.file.read_at(&mut holding, 0);
+        if !matches!((read, holding), (Ok(1), [b'P' | b'S'])) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }

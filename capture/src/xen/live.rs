@@ -195,6 +195,6 @@ impl Drop for Xen {
     fn drop(&mut self) {
         let mut state = self.state();
         state.log.end(&self.domain, &self.journal);
-        self.journal.remove();
+        self.journal.remove_if_idle();
     }
 }
