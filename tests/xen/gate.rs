@@ -156,7 +156,7 @@ fn nothing_of_the_epoch_in_which_the_intruder_came_ever_leaves() {
     let refused = scene.host.varve("web1", &["gate", "web1", "--policy", "/tmp/policy.toml"]);
     assert_eq!(refused.status, Some(1), "{}", refused.output);
     assert!(refused.output.contains("was frozen because of what was found"), "{}", refused.output);
-    scene.host.put("/tmp/policy.toml", &POLICY.replace("xmrig", "other"));
+    scene.host.put("/tmp/policy.toml", POLICY.replace("xmrig", "other"));
     scene.begin("--interval 200ms --epochs 3 --thaw");
     let gated = scene.end(Duration::from_secs(120));
     assert_eq!(gated.status, 0, "{}", gated.said);
