@@ -1,5 +1,5 @@
 # What a developer or a newcomer runs. The work is in scripts/ and cargo; docs/development.md explains it.
-.PHONY: help setup build build-xen demo test test-xen xen-lab bench lint
+.PHONY: help setup build build-xen install demo test test-xen xen-lab bench lint
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -17,6 +17,10 @@ build-xen: ## the same with live Xen domains, on the Xen host it is to run on
 	@scripts/setup build xen
 	@scripts/rocksdb
 	cargo build --release --features xen
+
+install: ## what was built, with a systemd unit for gates: PREFIX=/usr/local, DESTDIR=
+	install -D $(or $(CARGO_TARGET_DIR),target)/release/varve $(DESTDIR)$(or $(PREFIX),/usr/local)/bin/varve
+	install -D -m 644 docs/varve-gate@.service $(DESTDIR)/etc/systemd/system/varve-gate@.service
 
 demo: ## capture a live guest while an intruder breaks in, and find the first compromised epoch
 	@scripts/setup build lab
