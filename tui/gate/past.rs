@@ -1,8 +1,9 @@
 //! Earlier epochs as the scanner has them: it asks the gate for pages, and keeps what it was given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use varve_analyze::engine::{Past, PastEpoch};
 use varve_formats::{Fault, Gfn, Gpa, PAGE_SIZE, PhysicalMemory, Region, Vcpu};
@@ -13,17 +14,50 @@ use super::wire::{self, Frame, Order, PAGES_MAX, Report};
 const KEPT_MAX: usize = 1 << 16;
 
 /// The line to the gate. One question at a time.
-pub(super) struct Line(pub(super) Mutex<UnixStream>);
+pub(super) struct Line(Mutex<Ends>);
+
+struct Ends {
+    stream: UnixStream,
+    /// Orders that came while an answer was waited for.
+    orders: VecDeque<Frame<Order>>,
+}
 
 impl Line {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self(Mutex::new(Ends { stream, orders: VecDeque::new() }))
+    }
+
+    fn ends(&self) -> MutexGuard<'_, Ends> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next order; `None` when the gate is gone.
+    pub(super) fn next(&self) -> io::Result<Option<Frame<Order>>> {
+        let mut ends = self.ends();
+        match ends.orders.pop_front() {
+            Some(frame) => Ok(Some(frame)),
+            None => wire::receive(&ends.stream),
+        }
+    }
+
+    pub(super) fn say(&self, report: &Report, bytes: &[u8]) -> io::Result<()> {
+        wire::send(&self.ends().stream, report, bytes, None)
+    }
+
     fn ask(&self, question: &Report) -> Result<Frame<Order>, String> {
-        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = wire::send(&stream, question, &[], None).and_then(|()| wire::receive(&stream));
-        match answer {
-            Ok(Some(Frame { text: Order::Refused { reason }, .. })) => Err(reason),
-            Ok(Some(frame)) => Ok(frame),
-            Ok(None) => Err("the gate is gone".to_owned()),
-            Err(error) => Err(error.to_string()),
+        let mut ends = self.ends();
+        wire::send(&ends.stream, question, &[], None).map_err(|error| error.to_string())?;
+        loop {
+            match wire::receive(&ends.stream) {
+                Ok(Some(Frame { text: Order::Refused { reason }, .. })) => return Err(reason),
+                Ok(Some(frame @ Frame { text: Order::Epoch { .. } | Order::Pages { .. }, .. })) => {
+                    return Ok(frame);
+                }
+                // The gate does not wait until a scanner that was started anew is ready.
+                Ok(Some(order)) => ends.orders.push_back(order),
+                Ok(None) => return Err("the gate is gone".to_owned()),
+                Err(error) => return Err(error.to_string()),
+            }
         }
     }
 }

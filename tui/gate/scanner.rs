@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use varve_analyze::engine::{EpochResult, Live, Verdict};
@@ -26,22 +26,22 @@ const REASON_CHARS: usize = 300;
 /// Serves the gate at the other end of `stream` until it is gone.
 pub(crate) fn serve(stream: UnixStream) -> io::Result<()> {
     confine()?;
-    let line = Arc::new(Line(Mutex::new(stream)));
-    let Some(frame) = next(&line)? else { return Ok(()) };
+    let line = Arc::new(Line::new(stream));
+    let Some(frame) = line.next()? else { return Ok(()) };
     let Order::Begin { policy, scans, epochs } = frame.text else { return Err(nonsense()) };
     let (policy, scans) = match prepare(&policy, &scans) {
         Ok(prepared) => prepared,
-        Err(reason) => return say(&line, &Report::Cannot { reason }, &[]),
+        Err(reason) => return line.say(&Report::Cannot { reason }, &[]),
     };
     let past = Remote(Arc::clone(&line));
     let pinned = (!frame.bytes.is_empty()).then_some(frame.bytes);
     // Whether the gate still listens shows later.
-    let learned = |epoch: u64| drop(say(&line, &Report::Learned { epochs: epoch + 1 }, &[]));
+    let learned = |epoch: u64| drop(line.say(&Report::Learned { epochs: epoch + 1 }, &[]));
     let live = match Live::begin(&past, &scans, &policy, pinned.as_deref(), epochs, learned) {
         Ok(live) => live,
-        Err(error) => return say(&line, &Report::Cannot { reason: error.to_string() }, &[]),
+        Err(error) => return line.say(&Report::Cannot { reason: error.to_string() }, &[]),
     };
-    say(&line, &Report::Ready, &[])?;
+    line.say(&Report::Ready, &[])?;
     answer(&line, live)
 }
 
@@ -54,7 +54,7 @@ fn prepare(policy: &str, names: &[String]) -> Result<(Policy, Vec<&'static Scan>
 /// Answers questions.
 fn answer(line: &Line, mut live: Live<'_>) -> io::Result<()> {
     let mut mirror: Option<Image> = None;
-    while let Some(Frame { text, file, .. }) = next(line)? {
+    while let Some(Frame { text, file, .. }) = line.next()? {
         match text {
             Order::Mirror { segments } => mirror = Some(open(file.ok_or_else(nonsense)?, &segments)?),
             Order::Look { epoch, vcpus, absent } => {
@@ -65,7 +65,7 @@ fn answer(line: &Line, mut live: Live<'_>) -> io::Result<()> {
                 let result = live.judge(epoch, &memory, &vcpus);
                 let (verdict, because) = verdict(&result);
                 let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-                say(line, &Report::Verdict { epoch, verdict, because, took_us }, &live.pinned())?;
+                line.say(&Report::Verdict { epoch, verdict, because, took_us }, &live.pinned())?;
             }
             _ => return Err(nonsense()),
         }
@@ -118,14 +118,6 @@ impl PhysicalMemory for Seen<'_> {
     fn regions(&self) -> &[Region] {
         self.mirror.regions()
     }
-}
-
-fn next(line: &Line) -> io::Result<Option<Frame<Order>>> {
-    wire::receive(&line.0.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-fn say(line: &Line, report: &Report, bytes: &[u8]) -> io::Result<()> {
-    wire::send(&line.0.lock().unwrap_or_else(PoisonError::into_inner), report, bytes, None)
 }
 
 fn nonsense() -> io::Error {
