@@ -5,10 +5,8 @@ mod exact;
 mod gate;
 mod host;
 mod pauses;
-mod plants;
 mod quarantine;
 mod releases;
-mod story;
 mod stream;
 mod trace;
 
