@@ -40,7 +40,7 @@ impl Scene {
     fn new(policy: &str) -> Self {
         let mut host = host();
         let mut guest = host.guest_at("web1", "10.9.0.2");
-        host.script("web1", "rm -f /var/log/varve/gate-*; pkill -x init -f watch || true");
+        host.script("web1", "rm -f /var/log/varve/gate-*; pkill -f '^/init watch' || true");
         host.put("/tmp/policy.toml", policy);
         host.script("web1", WATCH);
         let address = "busybox ip addr add fd00:9::2/64 dev eth0 2>/run/addressed || echo failed >>/run/addressed; echo done >>/run/addressed";
