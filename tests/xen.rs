@@ -5,8 +5,10 @@ mod exact;
 mod gate;
 mod host;
 mod pauses;
+mod plants;
 mod quarantine;
 mod releases;
+mod story;
 mod stream;
 mod trace;
 

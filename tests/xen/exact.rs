@@ -45,6 +45,11 @@ fn epochs_of_a_paused_domain_are_its_memory() {
     epochs_are_its_memory("pause", rounds(10));
 }
 
+#[test]
+fn epochs_of_a_suspended_domain_are_its_memory() {
+    epochs_are_its_memory("suspend", rounds(5));
+}
+
 /// How many copies are compared.
 fn rounds(otherwise: usize) -> usize {
     std::env::var("VARVE_ROUNDS").map_or(otherwise, |rounds| rounds.parse().unwrap())
