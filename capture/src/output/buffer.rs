@@ -97,6 +97,29 @@ impl OutputBuffer {
         Self::new(kernel, orphans.into_iter().map(orphan::entry).collect())
     }
 
+    /// Takes over what is held of a domain that is about to be ended, and drops it with all that the domain still sends: the kernel
+    /// waits for a card's packets before it lets the card go. Remove the buffer when the domain is gone. `None`: nothing is held.
+    ///
+    /// # Errors
+    /// [`OutputError::Netlink`], [`OutputError::Incomplete`].
+    pub fn silence(domid: u16) -> Result<Option<Self>, OutputError> {
+        Self::silence_by(connect()?, domid)
+    }
+
+    pub(super) fn silence_by(
+        mut kernel: Box<dyn Kernel + Send>,
+        domid: u16,
+    ) -> Result<Option<Self>, OutputError> {
+        let mut orphans = orphan::find(&mut *kernel)?;
+        orphans.retain(|orphan| orphan.vif.domid == domid);
+        if orphans.is_empty() {
+            return Ok(None);
+        }
+        let mut buffer = Self::adopt_by(kernel, orphans);
+        let failed = remove::silence(&mut *buffer.kernel, &mut buffer.entries);
+        buffer.outcome("dropping what is held", failed).map(|()| Some(buffer))
+    }
+
     /// The vifs and what becomes of their packets, as far as we drove them.
     pub fn traffic(&self) -> Vec<VifTraffic> {
         self.entries.iter().map(Entry::state).collect()

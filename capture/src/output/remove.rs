@@ -38,6 +38,13 @@ pub(super) fn remove(kernel: &mut dyn Kernel, entries: &mut Vec<Entry>) -> Vec<F
     failed
 }
 
+/// Stops all of `entries`: what they hold is dropped, and so is what comes.
+pub(super) fn silence(kernel: &mut dyn Kernel, entries: &mut [Entry]) -> Vec<Failure> {
+    let mut failed = Vec::new();
+    stage(kernel, entries, &mut failed, |entry| Some(Step::Down { link: entry.ifb_link }));
+    failed
+}
+
 /// Carries out a step for each entry that has had no failure yet.
 fn stage(
     kernel: &mut dyn Kernel,

@@ -145,6 +145,19 @@ mod tests {
     }
 
     #[test]
+    fn a_domain_that_ends_is_not_kept_by_its_packets() {
+        let (kernel, _) = full();
+        assert!(OutputBuffer::silence_by(kernel.boxed(), 8).unwrap().is_none(), "another domain's");
+        let buffer = OutputBuffer::silence_by(kernel.boxed(), 7).unwrap().unwrap();
+        assert_eq!(traffic(&buffer), [Traffic::Dropped]);
+        kernel.send("vif7.0", 9);
+        assert_eq!(kernel.picture(), ["vif7.0 to 4", "island", "vif7.1", "vv7.0 down plug(0)"]);
+        kernel.unplug("vif7.0");
+        buffer.remove().unwrap();
+        assert_eq!(kernel.picture(), ["island", "vif7.1"]);
+    }
+
+    #[test]
     fn what_is_released_after_a_move_goes_to_the_other_bridge() {
         let (kernel, mut buffer) = full();
         let missing = buffer.move_to("mainland").unwrap_err();

@@ -72,6 +72,9 @@ pub enum RestoreError {
     /// A command of the user's failed.
     #[error(transparent)]
     Hook(#[from] crate::hook::HookError),
+    /// What a gate holds of the domain could not be dropped.
+    #[error(transparent)]
+    Output(#[from] crate::output::OutputError),
     /// Frames of the epoch cannot be read.
     #[error(
         "{missing} frames of the epoch cannot be read, the first at {first}: a domain without them is not the one that was \

@@ -20,6 +20,7 @@ use self::configuration::Configuration;
 pub use self::error::RestoreError;
 use crate::Interrupt;
 use crate::hook::Hook;
+use crate::output::OutputBuffer;
 
 /// What the user wants of the domain.
 #[derive(Clone, Debug, Default)]
@@ -174,7 +175,10 @@ impl Plan {
         }
         let replaced = self.replaces.take();
         if let Some(replaced) = &replaced {
+            let held = u16::try_from(replaced.id).ok().map(OutputBuffer::silence).transpose()?.flatten();
             xl::destroy(replaced.id)?;
+            // It held what is gone now; what may be left of it is in nobody's way.
+            let _ = held.map(OutputBuffer::remove);
         }
         self.start(memory, progress).map_err(|error| match (error, replaced) {
             (error, None) => error,
