@@ -3,10 +3,11 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use varve_analyze::engine::{History, Live, Past, PastEpoch, Sweep};
+use varve_analyze::engine::{Change, History, LINE_BYTES, Live, Past, PastEpoch, Sweep};
 use varve_analyze::policy::Policy;
 use varve_analyze::scans::{SCANS, Scan};
-use varve_store::{Access, Archive};
+use varve_formats::{Gfn, PAGE_SIZE, PhysicalMemory};
+use varve_store::{Access, Archive, EpochMemory};
 
 use super::{POLICY, Recorded};
 
@@ -20,6 +21,33 @@ impl Past for Archived<'_> {
         let memory = self.0.epoch(VM, number).map_err(|error| error.to_string())?;
         Ok(PastEpoch { vcpus: memory.vcpus().to_vec(), memory: Arc::new(memory) })
     }
+}
+
+/// The lines in which two epochs differ.
+fn changes(before: &EpochMemory, after: &EpochMemory) -> Vec<Change> {
+    assert_eq!(before.regions(), after.regions());
+    let mut found = Vec::new();
+    for region in after.regions() {
+        for gfn in (region.start.gfn().0..region.end().unwrap().gfn().0).map(Gfn) {
+            if before.page_id(gfn) == after.page_id(gfn) {
+                continue;
+            }
+            let page = |memory: &EpochMemory| {
+                let mut page = [0; PAGE_SIZE];
+                memory.read(gfn.gpa().unwrap(), &mut page).map(|()| page).ok()
+            };
+            let lines = match (page(before), page(after)) {
+                (Some(before), Some(after)) => {
+                    let pairs = before.chunks(LINE_BYTES).zip(after.chunks(LINE_BYTES));
+                    let differ = pairs.map(|(before, after)| u64::from(before != after));
+                    differ.enumerate().fold(0, |lines, (line, differs)| lines | differs << line)
+                }
+                _ => u64::MAX,
+            };
+            found.push(Change { gfn, lines });
+        }
+    }
+    found
 }
 
 pub(super) fn agree(recorded: &Recorded) {
@@ -38,9 +66,13 @@ pub(super) fn agree(recorded: &Recorded) {
     let compared = sweep.run(0..half * 2, |afterwards| {
         let epoch = afterwards.epoch;
         let memory = archive.epoch(VM, epoch).unwrap();
-        let mut lives = vec![from_start.judge(epoch, &memory, memory.vcpus())];
+        let changes =
+            epoch.checked_sub(1).map(|before| changes(&archive.epoch(VM, before).unwrap(), &memory));
+        let mut lives = vec![from_start.judge(epoch, &memory, memory.vcpus(), changes.as_deref())];
         if epoch >= half {
-            lives.push(from_middle.judge(epoch, &memory, memory.vcpus()));
+            // The first that it looks at is no change of anything.
+            let changes = changes.filter(|_| epoch > half);
+            lives.push(from_middle.judge(epoch, &memory, memory.vcpus(), changes.as_deref()));
         }
         let expected = afterwards.scans.unwrap();
         for live in lives {

@@ -135,15 +135,21 @@ impl Scanner {
         }
         let Some(running) = &mut self.running else { return Ok(()) };
         let broken = |error: io::Error| format!("the scanner cannot be asked: {error}");
-        if running.mirror != Some(question.mirror.serial()) {
+        let fresh = running.mirror != Some(question.mirror.serial());
+        let mut changes = Vec::new();
+        if fresh {
             let file = question.mirror.reader().map_err(broken)?;
             let order = Order::Mirror { segments: wire::segments(question.mirror.segments()) };
-            running.tell(&order, Some(&file)).map_err(broken)?;
+            running.tell(&order, &[], Some(&file)).map_err(broken)?;
             running.mirror = Some(question.mirror.serial());
+        } else {
+            changes = wire::changes(question.mirror.changes());
         }
         let vcpus = question.vcpus.iter().map(WireVcpu::from).collect();
         let absent = question.mirror.absent().map(|gfn| gfn.0).collect();
-        running.tell(&Order::Look { epoch: question.epoch, vcpus, absent }, None).map_err(broken)
+        running
+            .tell(&Order::Look { epoch: question.epoch, vcpus, absent, fresh }, &changes, None)
+            .map_err(broken)
     }
 }
 
@@ -235,8 +241,8 @@ impl Running {
         self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, order: &Order, file: Option<&File>) -> io::Result<()> {
-        wire::send(&self.line(), order, &[], file)
+    fn tell(&self, order: &Order, bytes: &[u8], file: Option<&File>) -> io::Result<()> {
+        wire::send(&self.line(), order, bytes, file)
     }
 
     fn end(&mut self) -> io::Result<ExitStatus> {

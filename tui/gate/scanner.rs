@@ -1,6 +1,6 @@
 //! The process that looks: it has nothing but a socket and a file to read, and no way to anything else.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
@@ -53,16 +53,24 @@ fn prepare(policy: &str, names: &[String]) -> Result<(Policy, Vec<&'static Scan>
 
 /// Answers questions.
 fn answer(line: &Line, mut live: Live<'_>) -> io::Result<()> {
-    let mut mirror: Option<Image> = None;
-    while let Some(Frame { text, file, .. }) = line.next()? {
+    let mut mirror: Option<Mirror> = None;
+    let mut looks = 0;
+    while let Some(Frame { text, bytes, file }) = line.next()? {
         match text {
-            Order::Mirror { segments } => mirror = Some(open(file.ok_or_else(nonsense)?, &segments)?),
-            Order::Look { epoch, vcpus, absent } => {
+            Order::Mirror { segments } => {
+                let image = open(file.ok_or_else(nonsense)?, &segments)?;
+                mirror = Some(Mirror { image, since: looks, changed: HashMap::new() });
+            }
+            Order::Look { epoch, vcpus, absent, fresh } => {
                 let begun = Instant::now();
-                let mirror = mirror.as_ref().ok_or_else(nonsense)?;
+                looks += 1;
+                let mirror = mirror.as_mut().ok_or_else(nonsense)?;
+                let changes = (!fresh).then(|| wire::changes_of(&bytes));
+                let gfns = changes.iter().flatten().map(|change| change.gfn.0);
+                mirror.changed.extend(gfns.map(|gfn| (gfn, looks)));
                 let memory = Seen { mirror, absent: absent.into_iter().collect() };
                 let vcpus: Vec<Vcpu> = vcpus.iter().map(Vcpu::from).collect();
-                let result = live.judge(epoch, &memory, &vcpus);
+                let result = live.judge(epoch, &memory, &vcpus, changes.as_deref());
                 let (verdict, because) = verdict(&result);
                 let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
                 line.say(&Report::Verdict { epoch, verdict, because, took_us }, &live.pinned())?;
@@ -97,9 +105,21 @@ fn verdict(result: &EpochResult) -> (WireVerdict, Vec<String>) {
     (verdict, because.into_iter().map(|reason| reason.chars().take(REASON_CHARS).collect()).collect())
 }
 
+/// The memory that the gate shows.
+struct Mirror {
+    image: Image,
+    /// The number of looks there had been when it came.
+    since: u64,
+    /// At which look a frame had last changed; all others have not since it came.
+    changed: HashMap<u64, u64>,
+}
+
+/// Bits of an identity that are the frame's number; the rest is the number of a look.
+const GFN_BITS: u32 = 40;
+
 /// The mirror, without the frames of which it has nothing.
 struct Seen<'a> {
-    mirror: &'a Image,
+    mirror: &'a Mirror,
     absent: HashSet<u64>,
 }
 
@@ -112,11 +132,18 @@ impl PhysicalMemory for Seen<'_> {
                 return Err(Fault::NotCaptured { at: missing.max(at) });
             }
         }
-        self.mirror.read(at, buf)
+        self.mirror.image.read(at, buf)
     }
 
     fn regions(&self) -> &[Region] {
-        self.mirror.regions()
+        self.mirror.image.regions()
+    }
+
+    /// A frame has the content it had when it last changed: the frame and that moment name it.
+    fn page_identity(&self, gfn: Gfn) -> Option<u64> {
+        let look = self.mirror.changed.get(&gfn.0).copied().unwrap_or(self.mirror.since);
+        let nameable = gfn.0 >> GFN_BITS == 0 && look >> (u64::BITS - GFN_BITS) == 0;
+        (nameable && !self.absent.contains(&gfn.0)).then_some(look << GFN_BITS | gfn.0)
     }
 }
 

@@ -14,7 +14,8 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use varve_formats::{Gpa, Region, TableRegister, Vcpu, image::Segment};
+use varve_analyze::engine::Change;
+use varve_formats::{Gfn, Gpa, Region, TableRegister, Vcpu, image::Segment};
 
 /// Longest text of a frame, in bytes.
 const TEXT_MAX: usize = 16 << 20;
@@ -32,8 +33,8 @@ pub(super) enum Order {
     Begin { policy: String, scans: Vec<String>, epochs: u64 },
     /// The memory to look at from now on is in the file that comes with this.
     Mirror { segments: Vec<(u64, u64, u64)> },
-    /// Look at it: it is this epoch's now.
-    Look { epoch: u64, vcpus: Vec<WireVcpu>, absent: Vec<u64> },
+    /// Look at it: it is this epoch's now. Unless `fresh`, what has changed since the last look follows as bytes.
+    Look { epoch: u64, vcpus: Vec<WireVcpu>, absent: Vec<u64>, fresh: bool },
     /// The answer to [`Report::WantEpoch`].
     Epoch { regions: Vec<(u64, u64)>, vcpus: Vec<WireVcpu> },
     /// The answer to [`Report::WantPages`]: those that are there follow as bytes.
@@ -134,6 +135,22 @@ pub(super) fn segments_of(sent: &[(u64, u64, u64)]) -> Vec<Segment> {
         .collect()
 }
 
+/// Changes as they are sent: the number of a frame, and a bit for each of its lines.
+pub(super) fn changes(changes: impl Iterator<Item = (Gfn, u64)>) -> Vec<u8> {
+    changes.flat_map(|(gfn, lines)| [gfn.0.to_le_bytes(), lines.to_le_bytes()]).flatten().collect()
+}
+
+/// Changes as they were sent.
+pub(super) fn changes_of(sent: &[u8]) -> Vec<Change> {
+    let (numbers, _) = sent.as_chunks::<8>();
+    let (pairs, _) = numbers.as_chunks::<2>();
+    let change = |[gfn, lines]: &[[u8; 8]; 2]| Change {
+        gfn: Gfn(u64::from_le_bytes(*gfn)),
+        lines: u64::from_le_bytes(*lines),
+    };
+    pairs.iter().map(change).collect()
+}
+
 /// Sends a frame.
 pub(super) fn send(
     to: &UnixStream,
@@ -210,12 +227,18 @@ mod tests {
         file.write_all(b"memory").unwrap();
         let vcpu =
             Vcpu { rip: 7, cr3: 9, lstar: Some(1), idtr: Some(TableRegister::default()), ..Vcpu::default() };
-        let look = Order::Look { epoch: 3, vcpus: vec![WireVcpu::from(&vcpu)], absent: vec![5] };
-        send(&ours, &look, b"", None).unwrap();
+        let vcpus = vec![WireVcpu::from(&vcpu)];
+        let look = Order::Look { epoch: 3, vcpus, absent: vec![5], fresh: false };
+        let changed = [(Gfn(7), 1 << 63), (Gfn(9), 2)];
+        send(&ours, &look, &changes(changed.into_iter()), None).unwrap();
         send(&ours, &Order::Mirror { segments: vec![(0, 4096, 0)] }, b"bytes", Some(&file)).unwrap();
         drop(ours);
         let frame = receive::<Order>(&theirs).unwrap().unwrap();
-        let Order::Look { epoch: 3, vcpus, absent } = frame.text else { panic!("{:?}", frame.text) };
+        let Order::Look { epoch: 3, vcpus, absent, fresh: false } = frame.text else {
+            panic!("{:?}", frame.text)
+        };
+        let change = |(gfn, lines)| Change { gfn, lines };
+        assert_eq!(changes_of(&frame.bytes), changed.map(change));
         assert_eq!((Vcpu::from(&vcpus[0]), absent), (vcpu, vec![5]));
         assert!(frame.file.is_none());
         let frame = receive::<Order>(&theirs).unwrap().unwrap();

@@ -93,15 +93,8 @@ impl Sweep<'_> {
         let baseline_memory =
             self.history.baseline(epoch, &guest).map(|first| self.history.memory(first)).transpose()?;
         let baseline = baseline_memory.as_ref().map(|memory| self.history.guest(memory)).transpose()?;
-        Ok(run_all(
-            self.scans,
-            &ScanInput { guest: &guest, baseline: baseline.as_ref(), policy: self.policy },
-        ))
+        let input = ScanInput { guest: &guest, baseline: baseline.as_ref(), policy: self.policy };
+        let run = |scan: &&'static Scan| ScanResult { scan: scan.name, report: (scan.run)(&input) };
+        Ok(self.scans.par_iter().map(run).collect())
     }
-}
-
-/// Runs scans on a guest.
-pub(super) fn run_all(scans: &[&'static Scan], input: &ScanInput<'_>) -> Vec<ScanResult> {
-    let run = |scan: &&'static Scan| ScanResult { scan: scan.name, report: (scan.run)(input) };
-    scans.par_iter().map(run).collect()
 }

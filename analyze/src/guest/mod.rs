@@ -81,6 +81,12 @@ impl<'m> Guest<'m> {
         Guest::new(memory, self.vcpus.clone(), Arc::clone(&self.profile), self.pin.clone(), self.continuity)
     }
 
+    /// The same guest with other registers.
+    pub fn with_vcpus(mut self, vcpus: Vec<Vcpu>) -> Self {
+        self.vcpus = vcpus;
+        self
+    }
+
     /// The same guest, related to other `pins` than those that helped to find it.
     pub fn judged_by(mut self, pins: &[Pin]) -> Self {
         self.continuity =

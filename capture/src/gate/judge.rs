@@ -12,7 +12,8 @@ use super::settings::Verdict;
 pub struct Question<'a> {
     /// The number that the epoch has in the archive, or will have.
     pub epoch: u64,
-    /// Its memory, which does not change until there is an answer or the judge was told to stop.
+    /// Its memory, which does not change until there is an answer or the judge was told to stop; with what is different from the one
+    /// that was begun with before.
     pub mirror: &'a Mirror,
     /// Its registers.
     pub vcpus: &'a [Vcpu],

@@ -3,7 +3,7 @@
 //! The regions lie in it one behind the other. Pages of zeros that were never anything else take no room. The file has no name;
 //! a reader gets it handed over, opened for reading only, and whoever it is cannot open it for anything else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -23,9 +23,14 @@ pub struct Mirror {
     segments: Vec<Segment>,
     /// Frames of the regions that could not be read.
     absent: BTreeSet<Gfn>,
+    /// Lines that were written to since the mirror was last shown, by frame.
+    changes: BTreeMap<Gfn, u64>,
     /// Tells this mirror from any other of this process.
     serial: u64,
 }
+
+/// Bytes of a line: a frame has as many as a number has bits.
+const LINE_BYTES: usize = PAGE_SIZE / 64;
 
 impl Mirror {
     /// A copy of all of `memory`.
@@ -35,6 +40,7 @@ impl Mirror {
             file: File::from(memfd_create("varve-mirror", MemfdFlags::CLOEXEC)?),
             segments: segments(memory.regions()),
             absent: BTreeSet::new(),
+            changes: BTreeMap::new(),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         };
         fchmod(&mirror.file, Mode::RUSR | Mode::RGRP | Mode::ROTH)?;
@@ -60,12 +66,35 @@ impl Mirror {
             Some(bytes) => bytes,
             None if memory.read(at, &mut copy).is_ok() => &copy,
             None => {
-                self.absent.insert(gfn);
+                if self.absent.insert(gfn) {
+                    self.changes.insert(gfn, u64::MAX);
+                }
                 return Ok(());
             }
         };
-        self.absent.remove(&gfn);
-        if fresh && is_zero(bytes) { Ok(()) } else { self.file.write_all_at(bytes, offset) }
+        let was_absent = self.absent.remove(&gfn);
+        if fresh {
+            return if is_zero(bytes) { Ok(()) } else { self.file.write_all_at(bytes, offset) };
+        }
+        let mut before = [0; PAGE_SIZE];
+        self.file.read_exact_at(&mut before, offset)?;
+        let lines = if was_absent { u64::MAX } else { differing(&before, bytes) };
+        if lines != 0 {
+            self.file.write_all_at(bytes, offset)?;
+            *self.changes.entry(gfn).or_default() |= lines;
+        }
+        Ok(())
+    }
+
+    /// What is different from what the mirror held when it was last [shown](Self::shown), or made: frames, with a bit for each of
+    /// their lines of 64 bytes.
+    pub fn changes(&self) -> impl Iterator<Item = (Gfn, u64)> {
+        self.changes.iter().map(|(gfn, lines)| (*gfn, *lines))
+    }
+
+    /// Says that somebody knows of all changes until now.
+    pub(super) fn shown(&mut self) {
+        self.changes.clear();
     }
 
     /// Where in the file an address is.
@@ -108,6 +137,12 @@ fn segments(regions: &[Region]) -> Vec<Segment> {
         segment
     };
     regions.iter().map(place).collect()
+}
+
+/// The lines in which two pages differ.
+fn differing(one: &[u8], other: &[u8]) -> u64 {
+    let lines = one.chunks(LINE_BYTES).zip(other.chunks(LINE_BYTES)).enumerate();
+    lines.filter(|(_, (one, other))| one != other).fold(0, |found, (line, _)| found | 1 << line)
 }
 
 fn frames(region: &Region) -> impl Iterator<Item = Gfn> + use<> {
@@ -166,10 +201,25 @@ mod tests {
         assert_eq!(seen(&mirror), [0, 7, 0, 0, 8]);
         pause.pause().unwrap();
         assert_eq!(seen(&mirror), [0, 7, 0, 0, 8]);
-        mirror.update(&*memory, &[Gfn(1), Gfn(2), Gfn(0x9000)]).unwrap();
+        assert_eq!(mirror.changes().count(), 0, "a new one is known as a whole");
+        mirror.update(&*memory, &[Gfn(1), Gfn(2), Gfn(4), Gfn(0x9000)]).unwrap();
+        assert_eq!(mirror.changes().collect::<Vec<_>>(), [(Gfn(1), u64::MAX), (Gfn(2), u64::MAX)]);
+        mirror.shown();
+        mirror.update(&*memory, &[Gfn(1), Gfn(2)]).unwrap();
+        assert_eq!(mirror.changes().count(), 0, "nothing is different from what was shown");
         assert_eq!(seen(&mirror), [0, 0, 0, 0, 8], "frame 3 was not named");
         assert_eq!(mirror.absent().collect::<Vec<_>>(), [Gfn(1)]);
         assert_ne!(mirror.serial(), Mirror::of(&*memory).unwrap().serial());
+    }
+
+    #[test]
+    fn lines_that_differ_are_found_one_by_one() {
+        let (one, mut other) = ([7; PAGE_SIZE], [7; PAGE_SIZE]);
+        assert_eq!(differing(&one, &other), 0);
+        for byte in [0, 63, 64, PAGE_SIZE - 1] {
+            other[byte] = 8;
+        }
+        assert_eq!(differing(&one, &other), 1 | 2 | 1 << 63);
     }
 
     #[test]

@@ -91,7 +91,12 @@ impl Witness for Attendant<'_> {
         let mut view = self.view();
         let View { mirror, judge, missing } = &mut *view;
         match mirror {
-            Some(mirror) => *missing = judge.begin(&Question { epoch: number, mirror, vcpus }).err(),
+            Some(mirror) => {
+                *missing = judge.begin(&Question { epoch: number, mirror, vcpus }).err();
+                if missing.is_none() {
+                    mirror.shown();
+                }
+            }
             None => drop(missing.get_or_insert_with(|| "there is no copy of its memory".to_owned())),
         }
     }
