@@ -63,6 +63,7 @@ pub(super) fn agree(recorded: &Recorded) {
     assert_eq!(learned, half);
     let history = History::open(&archive, VM).unwrap();
     let sweep = Sweep { history: &history, scans: &scans, policy: &policy };
+    let (mut seen, mut kept) = (0, 0);
     let compared = sweep.run(0..half * 2, |afterwards| {
         let epoch = afterwards.epoch;
         let memory = archive.epoch(VM, epoch).unwrap();
@@ -78,10 +79,14 @@ pub(super) fn agree(recorded: &Recorded) {
         for live in lives {
             for (now, later) in live.scans.unwrap().iter().zip(&expected) {
                 assert_eq!((now.scan, &now.report), (later.scan, &later.report), "epoch {epoch}");
+                seen += 1;
+                kept += u64::from(now.kept);
             }
         }
         ControlFlow::Continue(())
     });
     compared.unwrap();
+    println!("{kept} of {seen} reports still held");
+    assert!(kept > 0);
     assert_eq!(from_start.pinned(), from_middle.pinned());
 }

@@ -143,13 +143,17 @@ impl<'a> Live<'a> {
             }
             None => self.scans.iter().map(|_| None).collect(),
         };
-        if reports.iter().any(Option::is_none) {
+        let held: Vec<bool> = reports.iter().map(Option::is_some).collect();
+        if held.contains(&false) {
             self.run_missing(&mut reports, memory, &guest, &given, earlier.as_ref())?;
         }
         let reports: Vec<(Footprint, Report)> = reports.into_iter().flatten().collect();
-        let results = self.scans.iter().zip(&reports);
-        let results =
-            results.map(|(scan, (_, report))| ScanResult { scan: scan.name, report: report.clone() });
+        let results = self.scans.iter().zip(&reports).zip(held);
+        let results = results.map(|((scan, (_, report)), kept)| ScanResult {
+            scan: scan.name,
+            report: report.clone(),
+            kept,
+        });
         let results = results.collect();
         self.kept = Some(Kept { given, reports });
         Ok(results)

@@ -28,6 +28,8 @@ pub struct ScanResult {
     pub scan: &'static str,
     /// Its report.
     pub report: Report,
+    /// Whether that is the report of an epoch before, because nothing it was made from has changed.
+    pub kept: bool,
 }
 
 /// What the scans said of an epoch.
@@ -94,7 +96,8 @@ impl Sweep<'_> {
             self.history.baseline(epoch, &guest).map(|first| self.history.memory(first)).transpose()?;
         let baseline = baseline_memory.as_ref().map(|memory| self.history.guest(memory)).transpose()?;
         let input = ScanInput { guest: &guest, baseline: baseline.as_ref(), policy: self.policy };
-        let run = |scan: &&'static Scan| ScanResult { scan: scan.name, report: (scan.run)(&input) };
+        let run =
+            |scan: &&'static Scan| ScanResult { scan: scan.name, report: (scan.run)(&input), kept: false };
         Ok(self.scans.par_iter().map(run).collect())
     }
 }
