@@ -188,8 +188,11 @@ fn a_scanner_that_dies_or_hangs_is_replaced_and_nothing_leaks_meanwhile() {
     scene.host.script("web1", "kill -9 $(pgrep -f gate-scanner)");
     more_releases(&mut scene, 3);
     scene.host.script("web1", "kill -STOP $(pgrep -f gate-scanner)");
-    scene.until("grep -q brake /var/log/varve/gate-web1.jsonl", Duration::from_secs(60));
-    assert!(scene.host.script("web1", "xl list web1").contains("--p---"), "no verdict: the guest is paused");
+    // No verdict: the guest is paused. The journal says so first.
+    scene.until(
+        "grep -q brake /var/log/varve/gate-web1.jsonl && xl list web1 | grep -q -- --p---",
+        Duration::from_secs(60),
+    );
     let status = scene.host.json("web1", &["gate", "--status"], 0);
     assert_eq!(status[0]["state"], "paused", "{status:?}");
     more_releases(&mut scene, 3);
@@ -237,7 +240,8 @@ fn a_gate_that_is_killed_leaves_packets_held_and_the_next_goes_on() {
     assert!(acknowledged.len() >= 11 && acknowledged.iter().all(|id| kept.contains(id)), "none is lost");
     let evidence = scene.evidence();
     evidence.nothing_leaked();
-    assert!(evidence.acts("dropped").count() >= 4, "what was held is dropped, and it is said");
+    let dropped = evidence.acts("dropped").count();
+    assert!(dropped >= 4, "what was held is dropped, and it is said: {:#?}", evidence.journal);
 }
 
 #[test]

@@ -72,12 +72,14 @@ pub(super) struct Suspending {
 
 impl Suspending {
     /// Whether the guest's kernel has offered to suspend itself: it says so when it boots (`control/feature-suspend`,
-    /// docs/misc/xenstore-paths), but not again when it was restored. Like libxl, believe one then that takes events.
+    /// docs/misc/xenstore-paths), but not again when it was restored. Like libxl, believe one then that takes events. One that
+    /// was restored and has not run yet can say nothing, and was suspended before.
     pub(super) fn is_offered(domain: &Domain) -> bool {
         let said = domain.store.read(&domain.path("control/feature-suspend"));
         let takes_events =
             || domain.control.hvm_param(domain.id, HVM_PARAM_CALLBACK_IRQ).is_ok_and(|via| via != 0);
-        matches!(said, Ok(Some(value)) if value == "1") || takes_events()
+        let stands_still = || domain.info().is_ok_and(|info| info.paused);
+        matches!(said, Ok(Some(value)) if value == "1") || takes_events() || stands_still()
     }
 }
 
