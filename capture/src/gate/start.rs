@@ -92,7 +92,7 @@ pub(super) fn run_with(
         }),
     )?;
     let (buffer, dropped) = take_over(plumbing, &vifs, &options)?;
-    if dropped > 0 {
+    if buffer.is_some() {
         write("dropped", json!({ "packets": dropped }))?;
     }
     let holds = buffer.is_some();
