@@ -68,7 +68,8 @@ pub(super) fn run_with(
         return Err(GateError::Unsuitable { reason });
     }
     let identity = devices.identity();
-    let (mut journal, left) = open_journal(&gate.journal, &identity)?;
+    let mut journal = open_journal(&gate.journal, &identity)?;
+    let left = journal.left();
     match left {
         Left::Frozen(epoch) if !gate.thaw => return Err(GateError::Frozen { epoch }),
         Left::Quarantined(bridge) => return Err(GateError::InQuarantine { bridge }),
@@ -87,7 +88,7 @@ pub(super) fn run_with(
     write(
         "begin",
         json!({
-            "guest": identity, "vm": gate.vm, "source": gate.source.spec(), "vifs": names(&vifs), "not_held": not_held,
+            "vm": gate.vm, "source": gate.source.spec(), "vifs": names(&vifs), "not_held": not_held,
             "interval_ms": gate.settings.interval.as_millis() as u64, "fail_open": gate.settings.fail_open,
         }),
     )?;
@@ -156,7 +157,7 @@ fn not_possible() -> GateError {
     GateError::Unsuitable { reason }
 }
 
-fn open_journal(path: &Path, identity: &str) -> Result<(Journal, Left), GateError> {
+fn open_journal(path: &Path, identity: &str) -> Result<Journal, GateError> {
     Journal::open(path, identity).map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => GateError::Busy { path: path.display().to_string() },
         _ => GateError::Journal { source },
@@ -222,8 +223,8 @@ fn end_with(settings: &Settings, control: &Control<'_>, end: &Result<GateEnd, Ga
 pub(super) fn open_up(source: &dyn Source, journal: &Path) -> Result<u64, GateError> {
     let devices = source.devices().ok_or_else(not_possible)?;
     let identity = devices.identity();
-    let (mut journal, _) = open_journal(journal, &identity)?;
-    journal.write("off", &json!({ "guest": identity })).map_err(|source| GateError::Journal { source })?;
+    let mut journal = open_journal(journal, &identity)?;
+    journal.write("off", &json!({})).map_err(|source| GateError::Journal { source })?;
     let vifs = devices.vifs()?;
     let orphans: Vec<Orphan> = OutputBuffer::orphans()?
         .into_iter()
