@@ -61,9 +61,7 @@ pub fn capture(
     let ingest = Ingest { archive, vm, options, interrupt, observer, witness: None };
     let mut ended = Ended::default();
     if plan.quiesce.suspend_every > 0 && source.suspend().is_none() {
-        let reason = "this guest does not suspend itself for others: its kernel lacks the drivers, has not started them yet, \
-                      or the source knows no way to ask it";
-        ended.fail(CaptureError::source(source, SourceError::Unsuitable { reason: reason.to_owned() }));
+        ended.fail(CaptureError::source(source, SourceError::Unsuitable { reason: source.no_suspend() }));
         return ended;
     }
     if let Some(feed) = source.feed() {

@@ -76,6 +76,11 @@ pub trait Source: Sync {
         None
     }
 
+    /// Why there is no [`suspend`](Self::suspend).
+    fn no_suspend(&self) -> String {
+        "the source knows no way to have this guest suspend itself".to_owned()
+    }
+
     /// How to read registers.
     fn registers(&self) -> Option<&dyn Registers> {
         None

@@ -108,7 +108,7 @@ fn epochs(otherwise: u64) -> u64 {
 #[test]
 fn packets_leave_in_order_when_their_epoch_is_durable_and_has_passed() {
     let mut scene = Scene::new(POLICY);
-    let epochs = epochs(100);
+    let epochs = epochs(300);
     scene.begin(&format!("--interval 200ms --epochs {epochs} --metrics /tmp/gate.prom"));
     let gated = scene.end(Duration::from_secs(60 + epochs * 20));
     assert_eq!(gated.status, 0, "{}", gated.said);

@@ -63,8 +63,7 @@ pub(super) fn run_with(
 ) -> Result<GateEnd, GateError> {
     let (devices, pause) = gate.source.devices().zip(gate.source.pause()).ok_or_else(not_possible)?;
     if gate.settings.suspend_every > 0 && gate.source.suspend().is_none() {
-        let reason =
-            "this guest does not suspend itself for others, so that it has no restore points".to_owned();
+        let reason = format!("there can be no restore points: {}", gate.source.no_suspend());
         return Err(GateError::Unsuitable { reason });
     }
     let identity = devices.identity();

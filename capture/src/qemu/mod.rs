@@ -25,7 +25,7 @@ use crate::SourceError;
 use crate::source::{GuestMemory, Hold, Pause, Registers, Remainder, Source, SourceKind};
 use layout::MemoryRange;
 use memory::{Backend, RamFiles};
-use qmp::Qmp;
+pub(crate) use qmp::Qmp;
 
 /// The line for [`SOURCES`](crate::source::SOURCES).
 pub(crate) const KIND: SourceKind = SourceKind {

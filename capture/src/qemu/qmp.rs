@@ -31,7 +31,7 @@ pub(super) struct Events {
 
 /// A connection that has been greeted.
 #[derive(Debug)]
-pub(super) struct Qmp {
+pub(crate) struct Qmp {
     stream: UnixStream,
     /// Received and not yet used.
     received: Vec<u8>,
@@ -43,7 +43,7 @@ pub(super) struct Qmp {
 
 impl Qmp {
     /// Connects to `socket` and goes through the greeting, within `limit`.
-    pub(super) fn connect(socket: &Path, limit: Duration) -> Result<Self, SourceError> {
+    pub(crate) fn connect(socket: &Path, limit: Duration) -> Result<Self, SourceError> {
         let name = || socket.display().to_string();
         let refused = |reason: String| SourceError::Connect { socket: name(), reason };
         let stream =
@@ -87,7 +87,7 @@ impl Qmp {
     }
 
     /// Runs a command and returns what it returns.
-    pub(super) fn execute(
+    pub(crate) fn execute(
         &mut self,
         command: &str,
         arguments: Value,

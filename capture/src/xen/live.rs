@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use varve_formats::xen::hvm_context;
 
 use super::domain::{Domain, failed};
+use super::emulator::Emulator;
 use super::hold::{Pausing, Suspending, undo};
 use super::journal::{Holding, Journal};
 use super::log::Log;
@@ -22,8 +23,9 @@ pub(super) struct Xen {
     foreign: Arc<ForeignMemory>,
     constants: Constants,
     pausing: Pausing,
-    /// There if the guest's kernel can suspend itself.
+    /// There if the guest's kernel can suspend itself and can be started from what is captured then.
     suspending: Option<Suspending>,
+    emulated: bool,
     state: Mutex<State>,
 }
 
@@ -49,9 +51,11 @@ impl Xen {
             ));
         }
         journal.holding(Holding::Nothing)?;
+        let emulator = Emulator::of(&domain)?;
         if logging {
             // Refused when that varve was killed just before it would have begun.
             let _ = domain.control.log_dirty(domain.id, false);
+            let _ = emulator.as_ref().map(|emulator| emulator.tell(false));
             journal.logging(false)?;
         }
         if !domain.info()?.hvm {
@@ -62,7 +66,8 @@ impl Xen {
             );
             return Err(SourceError::Unsuitable { reason });
         }
-        let suspending = Suspending::is_offered(&domain)
+        let emulated = emulator.is_some();
+        let suspending = (!emulated && Suspending::is_offered(&domain))
             .then(|| Suspending { domain: Arc::clone(&domain), journal: Arc::clone(&journal) });
         let foreign =
             ForeignMemory::open().map_err(|error| failed("opening the way to foreign memory", error))?;
@@ -70,11 +75,12 @@ impl Xen {
             pausing: Pausing { domain: Arc::clone(&domain), journal: Arc::clone(&journal) },
             constants: Constants::read(&domain)?,
             suspending,
+            emulated,
             foreign: Arc::new(foreign),
             journal,
             state: Mutex::new(State {
                 memory: None,
-                log: Log::default(),
+                log: Log::new(emulator),
                 own: Own::default(),
                 name: domain.name.clone(),
                 remarks,
@@ -135,6 +141,15 @@ impl Source for Xen {
 
     fn suspend(&self) -> Option<&dyn Pause> {
         self.suspending.as_ref().map(|suspending| suspending as &dyn Pause)
+    }
+
+    fn no_suspend(&self) -> String {
+        if self.emulated {
+            return "the domain's devices are emulated, and what their emulator knows is not kept: it cannot be started from an \
+                    epoch"
+                .to_owned();
+        }
+        "this domain does not suspend itself for others: its kernel lacks the drivers, or has not started them yet".to_owned()
     }
 
     fn registers(&self) -> Option<&dyn Registers> {

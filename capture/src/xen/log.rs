@@ -12,6 +12,7 @@ use std::sync::Arc;
 use varve_formats::Gfn;
 
 use super::domain::Domain;
+use super::emulator::Emulator;
 use super::journal::Journal;
 use super::memory::DomainMemory;
 use super::sys::{Bitmap, ForeignMemory};
@@ -19,15 +20,20 @@ use crate::SourceError;
 use crate::source::Dirty;
 
 /// The log of a domain.
-#[derive(Default)]
 pub(super) struct Log {
     on: bool,
+    emulator: Option<Emulator>,
     bitmap: Option<Bitmap>,
     /// Frames that are written to and cannot be mapped: Xen's own, such as grant tables.
     unreadable: BTreeSet<Gfn>,
 }
 
 impl Log {
+    /// The log of a domain whose devices are emulated by this, if they are. Nothing is recorded yet.
+    pub(super) fn new(emulator: Option<Emulator>) -> Self {
+        Self { on: false, emulator, bitmap: None, unreadable: BTreeSet::new() }
+    }
+
     /// The frames of `memory` written to since they were last taken; all of them at the first time.
     pub(super) fn take(
         &mut self,
@@ -48,6 +54,10 @@ impl Log {
             _ => domain.failed("making Xen record which frames are written to", error),
         })?;
         self.on = true;
+        if let Some(emulator) = &self.emulator {
+            let told = emulator.tell(true);
+            told.inspect_err(|_| self.end(domain, journal))?;
+        }
         Ok(Dirty::All)
     }
 
@@ -104,6 +114,7 @@ impl Log {
     pub(super) fn end(&mut self, domain: &Domain, journal: &Journal) {
         if std::mem::take(&mut self.on) {
             // Of a domain that is gone there is nothing to end.
+            let _ = self.emulator.as_ref().map(|emulator| emulator.tell(false));
             let _ = domain.control.log_dirty(domain.id, false);
             let _ = journal.logging(false);
         }

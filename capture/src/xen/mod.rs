@@ -17,6 +17,8 @@ mod devices;
 #[cfg(feature = "xen")]
 mod domain;
 #[cfg(feature = "xen")]
+mod emulator;
+#[cfg(feature = "xen")]
 mod hold;
 #[cfg(feature = "xen")]
 mod info;

@@ -1,0 +1,56 @@
+//! The emulator of an HVM domain's devices, a QEMU in dom0: it writes to the domain's memory, and Xen does not see that. While
+//! QEMU is told to, it tells Xen of what it writes (`xen_hvm_modified_memory` of its `hw/i386/xen/xen-hvm.c`), as libxl has it do
+//! when a domain is saved (`libxl__domain_suspend_common_switch_qemu_logdirty` of `tools/libs/light/libxl_dom_save.c`).
+//!
+//! It tells after it has written. An epoch that is taken in between has the page as it was, and the next has what was written: the
+//! guest was not told before that either.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::domain::{Domain, failed};
+use crate::SourceError;
+use crate::qemu::Qmp;
+
+/// How long QEMU may take for each answer.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The emulator of a domain.
+pub(super) struct Emulator {
+    socket: PathBuf,
+}
+
+impl Emulator {
+    /// That of the domain, if it has one. PVH domains may have a QEMU for disks, which takes them through grants as backends
+    /// in the kernel do.
+    pub(super) fn of(domain: &Domain) -> Result<Option<Self>, SourceError> {
+        let read = |path: String| {
+            domain
+                .store
+                .read(&path)
+                .map_err(|error| failed("asking whether the domain has an emulator", error))
+        };
+        let emulated = match read(format!("/libxl/{}/type", domain.id))? {
+            Some(kind) => kind == "hvm",
+            // Of another toolstack.
+            None => read(format!("/local/domain/0/device-model/{}/state", domain.id))?.is_some(),
+        };
+        let socket = PathBuf::from(format!("/var/run/xen/qmp-libxl-{}", domain.id));
+        Ok(emulated.then_some(Self { socket }))
+    }
+
+    /// Has it tell Xen of what it writes, or no longer.
+    pub(super) fn tell(&self, on: bool) -> Result<(), SourceError> {
+        // Connected no longer than that takes: QEMU serves one client at a time, and libxl is another.
+        let told = Qmp::connect(&self.socket, LIMIT)
+            .and_then(|mut qmp| qmp.execute("xen-set-global-dirty-log", json!({ "enable": on }), LIMIT));
+        told.map(drop).map_err(|error| SourceError::Unsuitable {
+            reason: format!(
+                "the domain's devices are emulated, and their emulator cannot be told to let Xen know what it writes, which an \
+                 epoch would not have: {error}"
+            ),
+        })
+    }
+}
