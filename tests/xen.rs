@@ -4,6 +4,7 @@ mod disks;
 mod exact;
 mod gate;
 mod host;
+mod hvm;
 mod pauses;
 mod plants;
 mod quarantine;

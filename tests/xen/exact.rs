@@ -176,7 +176,7 @@ fn copy(guest: &XenGuest, frames: &[u64]) -> Copy {
 
 /// What the archive holds of an epoch. A LiME file is runs of memory, each behind a header of 32 bytes: magic number, version,
 /// first and last address, and nothing.
-fn archived(archive: &Archive, epoch: u64) -> Copy {
+pub(super) fn archived(archive: &Archive, epoch: u64) -> Copy {
     let file = archive.beside("exported");
     let arguments = ["export", &epoch.to_string(), "--format", "lime", "--force", "-o", text(&file)];
     archive.run(&arguments).expect_status(0);

@@ -1,0 +1,66 @@
+//! A whole emulated machine: its memory is also written to by the emulator of its devices, which Xen does not see.
+
+use std::collections::HashSet;
+
+use varve_fixtures::{XenGuestConfig, XenGuestKind, digest};
+
+use super::exact::archived;
+use super::host::{GUEST_MIB, host};
+use super::{lists_agree, undisturbed_epoch};
+
+/// A disk that is like nothing else, and its content.
+const DISK: &str =
+    "head -c 4194304 /dev/urandom >/srv/emulated; losetup --find --show --read-only /srv/emulated";
+
+/// Loads the driver of the emulated disk, with what it depends on.
+const DRIVER: &str = "for name in scsi_common scsi_mod libata ata_piix sd_mod; do
+    [ ! -e /lib/varve/$name.ko ] || busybox insmod /lib/varve/$name.ko
+done
+until [ -b /dev/sda ]; do sleep 0.1; done";
+
+/// Begins to capture, and waits for two epochs.
+const BEGIN: &str = "varve --json capture xen:hvm --interval 300ms >/tmp/epochs 2>/tmp/said </dev/null &
+echo $! >/tmp/capture
+for try in $(seq 1200); do [ $(grep -c pages_changed /tmp/epochs) -lt 2 ] || exit 0; sleep 0.1; done
+cat /tmp/said; exit 1";
+
+/// Waits for two more, and ends it.
+const END: &str = "until=$(($(grep -c pages_changed /tmp/epochs) + 2))
+for try in $(seq 600); do [ $(grep -c pages_changed /tmp/epochs) -lt $until ] || break; sleep 0.1; done
+kill -TERM $(cat /tmp/capture)
+for try in $(seq 600); do ! grep -q summary /tmp/epochs || exit 0; sleep 0.1; done
+cat /tmp/said; exit 1";
+
+#[test]
+fn an_emulated_machine_is_captured_with_what_its_emulator_writes() {
+    let mut host = host();
+    let disk = host.script("hvm", DISK);
+    // The test has the path for as long as the process runs, as those of other disks.
+    let disk: &'static str = disk.trim().to_owned().leak();
+    let content = host.read("/srv/emulated");
+    let config = XenGuestConfig {
+        kind: XenGuestKind::Hvm,
+        memory_mib: GUEST_MIB,
+        disk: Some(disk),
+        ..XenGuestConfig::default()
+    };
+    let mut guest = host.guest_with("hvm", config);
+    guest.script(DRIVER).unwrap();
+    let (epoch, truth) = undisturbed_epoch(&mut host, &mut guest, &[]);
+    lists_agree(&mut host, "hvm", epoch, &truth);
+
+    host.script("hvm", BEGIN);
+    guest.script("cat /dev/sda >/dev/null").unwrap();
+    host.script("hvm", END);
+    let last = host.json("hvm", &["epochs"], 0).len() as u64 - 1;
+    let archive = host.bring("hvm");
+    let memory: HashSet<u64> = archived(&archive, last).into_values().collect();
+    let missing = content.chunks(4096).filter(|page| !memory.contains(&digest(page))).count();
+    assert_eq!(missing, 0, "pages of the disk that the guest has read and epoch {last} has not");
+
+    for arguments in [&["capture", "xen:hvm", "--quiesce", "suspend"][..], &["rollback", "0"]] {
+        let refused = host.varve("hvm", arguments);
+        assert_eq!(refused.status, Some(1), "{}", refused.output);
+    }
+    assert!(guest.truth().is_ok(), "the guest runs on");
+}
