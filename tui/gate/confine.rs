@@ -6,6 +6,7 @@
 
 use std::io;
 
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 use serde_json::json;
 
@@ -62,6 +63,10 @@ const ALLOWED: [&str; 43] = [
     "exit_group",
 ];
 
+/// Calls that are refused, and no reason to end: the C library's allocator asks for a setting of the system when it first gives
+/// memory back (`check_may_shrink_heap` of glibc's `malloc-sysdep.h`), and does without.
+const REFUSED: [&str; 2] = ["open", "openat"];
+
 /// Confines this process, with the threads it has and needs.
 pub(super) fn confine() -> io::Result<()> {
     // The threads that look: none can be made later.
@@ -71,13 +76,65 @@ pub(super) fn confine() -> io::Result<()> {
     for (resource, most) in [(Resource::As, ADDRESS_SPACE), (Resource::Data, DATA), (Resource::Core, 0)] {
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
     }
-    let calls: Vec<_> = ALLOWED.iter().map(|call| json!({ "syscall": call })).collect();
-    let filter =
-        json!({ "all": { "mismatch_action": "kill_process", "match_action": "allow", "filter": calls } });
+    let calls = |names: &[&str]| names.iter().map(|call| json!({ "syscall": call })).collect::<Vec<_>>();
+    let refused = json!({ "errno": Errno::ACCESS.raw_os_error() });
+    let filters = json!({
+        "refused": { "mismatch_action": "allow", "match_action": refused, "filter": calls(&REFUSED) },
+        "allowed": {
+            "mismatch_action": "kill_process", "match_action": "allow", "filter": calls(&[&ALLOWED[..], &REFUSED].concat()),
+        },
+    });
     let architecture = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
-    let programs = seccompiler::compile_from_json(filter.to_string().as_bytes(), architecture);
+    let programs = seccompiler::compile_from_json(filters.to_string().as_bytes(), architecture);
     let programs = programs.map_err(io::Error::other)?;
-    let program = programs.get("all").ok_or_else(|| io::Error::other("there is no filter"))?;
-    // Which also takes away the way to new rights (`PR_SET_NO_NEW_PRIVS`).
-    seccompiler::apply_filter_all_threads(program).map_err(io::Error::other)
+    // Of two filters the stricter decides; behind the last no further one can be added.
+    for name in ["refused", "allowed"] {
+        let program = programs.get(name).ok_or_else(|| io::Error::other("there is no filter"))?;
+        // Which also takes away the way to new rights (`PR_SET_NO_NEW_PRIVS`).
+        seccompiler::apply_filter_all_threads(program).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::UdpSocket;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use rayon::prelude::*;
+
+    use super::*;
+
+    const CONFINED: &str = "VARVE_TEST_CONFINED";
+
+    /// Runs itself again in a process of its own, which is then the confined one.
+    #[test]
+    fn memory_and_threads_go_on_files_are_refused_and_the_rest_is_the_end() {
+        if std::env::var_os(CONFINED).is_some() {
+            return inside();
+        }
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        let name = "gate::confine::tests::memory_and_threads_go_on_files_are_refused_and_the_rest_is_the_end";
+        let ended = again.args(["--exact", name, "--nocapture"]).env(CONFINED, "1").output().unwrap();
+        let printed = String::from_utf8_lossy(&ended.stdout);
+        assert!(
+            printed.contains("looked") && printed.contains("refused") && !printed.contains("bound"),
+            "{printed}"
+        );
+        assert_eq!(ended.status.signal(), Some(Signal::SYS.as_raw()), "{ended:?}");
+    }
+
+    fn inside() {
+        confine().unwrap();
+        // The allocator gives memory back to the system, for which it wants to know a setting.
+        let bytes: usize =
+            (0..64_usize).into_par_iter().map(|nth| vec![vec![nth as u8; 4096]; 1024].len()).sum();
+        println!("looked {bytes}");
+        assert_eq!(File::open("/proc/self/status").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        println!("refused");
+        let bound = UdpSocket::bind("127.0.0.1:0");
+        println!("bound {bound:?}");
+    }
 }
