@@ -10,7 +10,7 @@ use super::{lists_agree, undisturbed_epoch};
 
 /// A disk that is like nothing else, and its content.
 const DISK: &str =
-    "head -c 4194304 /dev/urandom >/srv/emulated; losetup --find --show --read-only /srv/emulated";
+    "head -c 4194304 /dev/urandom >/srv/emulated; losetup --find --show /srv/emulated";
 
 /// Loads the driver of the emulated disk, with what it depends on.
 const DRIVER: &str = "for name in scsi_common scsi_mod libata ata_piix sd_mod; do
@@ -35,7 +35,7 @@ cat /tmp/said; exit 1";
 fn an_emulated_machine_is_captured_with_what_its_emulator_writes() {
     let mut host = host();
     let disk = host.script("hvm", DISK);
-    // The test has the path for as long as the process runs, as those of other disks.
+    // As constant as those of other disks.
     let disk: &'static str = disk.trim().to_owned().leak();
     let content = host.read("/srv/emulated");
     let config = XenGuestConfig {
