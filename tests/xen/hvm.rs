@@ -13,13 +13,12 @@ const DISK: &str =
     "head -c 4194304 /dev/urandom >/srv/emulated; losetup --find --show /srv/emulated";
 
 /// Loads the driver of the emulated disk, with what it depends on.
-const DRIVER: &str = "for name in scsi_common scsi_mod libata ata_piix sd_mod; do
-    [ ! -e /lib/varve/$name.ko ] || busybox insmod /lib/varve/$name.ko
-done
-until [ -b /dev/sda ]; do sleep 0.1; done";
+const DRIVER: &str = "for name in scsi_common scsi_mod libata ata_piix sd_mod; do \
+                      [ ! -e /lib/varve/$name.ko ] || busybox insmod /lib/varve/$name.ko; done; \
+                      until [ -b /dev/sda ]; do sleep 0.1; done";
 
 /// Begins to capture, and waits for two epochs.
-const BEGIN: &str = "varve --json capture xen:hvm --interval 300ms >/tmp/epochs 2>/tmp/said </dev/null &
+const BEGIN: &str = "varve --json capture xen:web1 --interval 300ms >/tmp/epochs 2>/tmp/said </dev/null &
 echo $! >/tmp/capture
 for try in $(seq 1200); do [ $(grep -c pages_changed /tmp/epochs) -lt 2 ] || exit 0; sleep 0.1; done
 cat /tmp/said; exit 1";
@@ -34,7 +33,7 @@ cat /tmp/said; exit 1";
 #[test]
 fn an_emulated_machine_is_captured_with_what_its_emulator_writes() {
     let mut host = host();
-    let disk = host.script("hvm", DISK);
+    let disk = host.script("web1", DISK);
     // As constant as those of other disks.
     let disk: &'static str = disk.trim().to_owned().leak();
     let content = host.read("/srv/emulated");
@@ -44,22 +43,22 @@ fn an_emulated_machine_is_captured_with_what_its_emulator_writes() {
         disk: Some(disk),
         ..XenGuestConfig::default()
     };
-    let mut guest = host.guest_with("hvm", config);
+    let mut guest = host.guest_with("web1", config);
     guest.script(DRIVER).unwrap();
     let (epoch, truth) = undisturbed_epoch(&mut host, &mut guest, &[]);
-    lists_agree(&mut host, "hvm", epoch, &truth);
+    lists_agree(&mut host, "web1", epoch, &truth);
 
-    host.script("hvm", BEGIN);
+    host.script("web1", BEGIN);
     guest.script("cat /dev/sda >/dev/null").unwrap();
-    host.script("hvm", END);
-    let last = host.json("hvm", &["epochs"], 0).len() as u64 - 1;
-    let archive = host.bring("hvm");
+    host.script("web1", END);
+    let last = host.json("web1", &["epochs"], 0).len() as u64 - 1;
+    let archive = host.bring("web1");
     let memory: HashSet<u64> = archived(&archive, last).into_values().collect();
     let missing = content.chunks(4096).filter(|page| !memory.contains(&digest(page))).count();
     assert_eq!(missing, 0, "pages of the disk that the guest has read and epoch {last} has not");
 
-    for arguments in [&["capture", "xen:hvm", "--quiesce", "suspend"][..], &["rollback", "0"]] {
-        let refused = host.varve("hvm", arguments);
+    for arguments in [&["capture", "xen:web1", "--quiesce", "suspend"][..], &["rollback", "0"]] {
+        let refused = host.varve("web1", arguments);
         assert_eq!(refused.status, Some(1), "{}", refused.output);
     }
     assert!(guest.truth().is_ok(), "the guest runs on");
