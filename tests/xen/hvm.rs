@@ -9,8 +9,7 @@ use super::host::{GUEST_MIB, host};
 use super::{lists_agree, undisturbed_epoch};
 
 /// A disk that is like nothing else, and its content.
-const DISK: &str =
-    "head -c 4194304 /dev/urandom >/srv/emulated; losetup --find --show /srv/emulated";
+const DISK: &str = "head -c 4194304 /dev/urandom >/srv/emulated; losetup --find --show /srv/emulated";
 
 /// Loads the driver of the emulated disk, with what it depends on.
 const DRIVER: &str = "for name in scsi_common scsi_mod libata ata_piix sd_mod; do \

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,12 @@ struct Pinned {
     unwritten: u64,
 }
 
+/// How long a scanner may take to read what it is told.
+const TELL: Duration = Duration::from_secs(10);
+
+/// Most that a scanner may have said and nobody has heard yet.
+const NEWS_MAX: usize = 256;
+
 /// How many verdicts a scanner's knowledge of boots may be behind in the archive.
 const UNWRITTEN_MAX: u64 = 64;
 
@@ -75,6 +82,9 @@ enum News {
 
 struct Running {
     child: Child,
+    /// Our end of the line.
+    line: UnixStream,
+    /// The same, for one who says something at a time.
     stream: Arc<Mutex<UnixStream>>,
     news: Receiver<News>,
     /// The mirror it has.
@@ -94,15 +104,15 @@ impl Scanner {
         let failure = |reason: String| Failure::new(format_args!("the scanner: {reason}"));
         self.start().map_err(failure)?;
         while let Some(running) = &self.running {
+            if stop() {
+                return Err(failure("stopped as asked".to_owned()));
+            }
             match running.news.recv_timeout(Duration::from_millis(100)) {
                 Ok(News::Ready) => return Ok(()),
                 Ok(News::Learned(epochs)) => (self.progress)(epochs),
                 Ok(News::Verdict { .. }) => {}
                 Ok(News::Ended(reason)) => return Err(failure(self.ended(reason))),
                 Err(RecvTimeoutError::Disconnected) => return Err(failure(self.ended(String::new()))),
-                Err(RecvTimeoutError::Timeout) if stop() => {
-                    return Err(failure("stopped as asked".to_owned()));
-                }
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
@@ -175,13 +185,15 @@ impl Judge for Scanner {
                     self.asked = None;
                     return Some((verdict, took));
                 }
-                Ok(News::Learned(epochs)) => (self.progress)(epochs),
-                Ok(News::Ready | News::Verdict { .. }) => {}
-                Err(RecvTimeoutError::Timeout) => return None,
                 Ok(News::Ended(reason)) => {
                     let reason = self.ended(reason);
                     return missing(reason);
                 }
+                // One that goes on saying what nobody asked for is not listened to any longer.
+                Ok(_) if left.is_zero() => return None,
+                Ok(News::Learned(epochs)) => (self.progress)(epochs),
+                Ok(News::Ready | News::Verdict { .. }) => {}
+                Err(RecvTimeoutError::Timeout) => return None,
                 Err(RecvTimeoutError::Disconnected) => {
                     let reason = self.ended("the scanner says nothing more".to_owned());
                     return missing(reason);
@@ -216,9 +228,10 @@ impl Running {
         }
         let child = command.spawn()?;
         drop(command);
-        let reader = ours.try_clone()?;
+        ours.set_write_timeout(Some(TELL))?;
+        let (line, reader) = (ours.try_clone()?, ours.try_clone()?);
         let stream = Arc::new(Mutex::new(ours));
-        let (sender, news) = mpsc::channel();
+        let (sender, news) = mpsc::sync_channel(NEWS_MAX);
         let conversation = Conversation {
             task: task.clone(),
             pinned: Arc::clone(pinned),
@@ -229,20 +242,16 @@ impl Running {
         };
         let listening =
             std::thread::Builder::new().name("scanner".to_owned()).spawn(|| conversation.hold())?;
-        let running = Self { child, stream, news, mirror: None, listening: Some(listening) };
+        let running = Self { child, line, stream, news, mirror: None, listening: Some(listening) };
         let epochs = task.archive.epoch_count(&task.vm).unwrap_or(0);
         let pinned = pinned.lock().unwrap_or_else(PoisonError::into_inner).latest.clone();
         let begin = Order::Begin { policy: task.policy.clone(), scans: task.scans.clone(), epochs };
-        wire::send(&running.line(), &begin, &pinned, None)?;
+        running.tell(&begin, &pinned, None)?;
         Ok(running)
     }
 
-    fn line(&self) -> MutexGuard<'_, UnixStream> {
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn tell(&self, order: &Order, bytes: &[u8], file: Option<&File>) -> io::Result<()> {
-        wire::send(&self.line(), order, bytes, file)
+        wire::send(&self.stream.lock().unwrap_or_else(PoisonError::into_inner), order, bytes, file)
     }
 
     fn end(&mut self) -> io::Result<ExitStatus> {
@@ -255,7 +264,8 @@ impl Running {
             }
         };
         if let Some(listening) = self.listening.take() {
-            // It ends with the other end of the line.
+            // It ends with the line.
+            let _ = self.line.shutdown(Shutdown::Both);
             let _ = listening.join();
         }
         Ok(status)
@@ -275,7 +285,7 @@ struct Conversation {
     pinned: Arc<Mutex<Pinned>>,
     reader: UnixStream,
     stream: Arc<Mutex<UnixStream>>,
-    news: Sender<News>,
+    news: SyncSender<News>,
     past: Option<EpochMemory>,
 }
 
@@ -292,7 +302,8 @@ impl Conversation {
                 Err(error) => break format!("the scanner says what makes no sense: {error}"),
             }
         };
-        let _ = self.news.send(News::Ended(reason));
+        // The line may be full of what it has said: that nobody says more is news as well.
+        let _ = self.news.try_send(News::Ended(reason));
     }
 
     /// Whether anybody still listens.
@@ -300,7 +311,7 @@ impl Conversation {
         let news = match frame.text {
             Report::Learned { epochs } => News::Learned(epochs),
             Report::Ready => News::Ready,
-            Report::Cannot { reason } => News::Ended(reason),
+            Report::Cannot { reason } => News::Ended(wire::shortened([reason]).concat()),
             Report::WantEpoch { epoch } => {
                 let answer = self.epoch(epoch).map(|memory| Order::Epoch {
                     regions: wire::regions(memory.regions()),
@@ -318,6 +329,7 @@ impl Conversation {
             }
             Report::Verdict { epoch, verdict, because, took_us } => {
                 self.pin(frame.bytes);
+                let because = wire::shortened(because);
                 let verdict = match verdict {
                     WireVerdict::Passed => Verdict::Passed,
                     WireVerdict::Bad => Verdict::Bad(because),
@@ -326,7 +338,11 @@ impl Conversation {
                 News::Verdict { epoch, verdict, took: Duration::from_micros(took_us) }
             }
         };
-        Ok(self.news.send(news).is_ok())
+        match self.news.try_send(news) {
+            Ok(()) | Err(TrySendError::Full(News::Learned(_))) => Ok(true),
+            Err(TrySendError::Full(_)) => Err(io::Error::other("it says more than it is asked")),
+            Err(TrySendError::Disconnected(_)) => Ok(false),
+        }
     }
 
     fn epoch(&mut self, number: u64) -> Result<&EpochMemory, String> {

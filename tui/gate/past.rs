@@ -36,7 +36,7 @@ impl Line {
         let mut ends = self.ends();
         match ends.orders.pop_front() {
             Some(frame) => Ok(Some(frame)),
-            None => wire::receive(&ends.stream),
+            None => wire::receive_file(&ends.stream),
         }
     }
 
@@ -48,7 +48,7 @@ impl Line {
         let mut ends = self.ends();
         wire::send(&ends.stream, question, &[], None).map_err(|error| error.to_string())?;
         loop {
-            match wire::receive(&ends.stream) {
+            match wire::receive_file(&ends.stream) {
                 Ok(Some(Frame { text: Order::Refused { reason }, .. })) => return Err(reason),
                 Ok(Some(frame @ Frame { text: Order::Epoch { .. } | Order::Pages { .. }, .. })) => {
                     return Ok(frame);

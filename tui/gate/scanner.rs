@@ -19,10 +19,6 @@ use super::past::{Line, Remote};
 use super::wire::{self, Frame, Order, Report, WireVerdict};
 use crate::scanning::THRESHOLD;
 
-/// Most sentences of a verdict, and most characters of each.
-const REASONS_MAX: usize = 64;
-const REASON_CHARS: usize = 300;
-
 /// Serves the gate at the other end of `stream` until it is gone.
 pub(crate) fn serve(stream: UnixStream) -> io::Result<()> {
     confine()?;
@@ -94,15 +90,14 @@ fn verdict(result: &EpochResult) -> (WireVerdict, Vec<String>) {
     let found = found.map(|finding| format!("{}: {}", finding.scan, finding.title));
     let faults = scans.iter().flat_map(|scan| scan.report.faults.iter().map(|fault| (scan.scan, fault)));
     let missed = faults.map(|(scan, fault)| format!("{scan}: {}: {}", fault.what, fault.reason));
-    let (verdict, because): (_, Vec<String>) = match result.verdict(THRESHOLD) {
+    match result.verdict(THRESHOLD) {
         Verdict::Clean => (WireVerdict::Passed, Vec::new()),
-        Verdict::Bad => (WireVerdict::Bad, found.take(REASONS_MAX).collect()),
+        Verdict::Bad => (WireVerdict::Bad, wire::shortened(found)),
         Verdict::Incomplete => {
             let whole = result.scans.as_ref().err().map(ToString::to_string);
-            (WireVerdict::Incomplete, whole.into_iter().chain(missed).take(REASONS_MAX).collect())
+            (WireVerdict::Incomplete, wire::shortened(whole.into_iter().chain(missed)))
         }
-    };
-    (verdict, because.into_iter().map(|reason| reason.chars().take(REASON_CHARS).collect()).collect())
+    }
 }
 
 /// The memory that the gate shows.

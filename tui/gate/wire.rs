@@ -26,6 +26,10 @@ const BYTES_MAX: usize = 64 << 20;
 /// Most frames of memory asked for at a time.
 pub(super) const PAGES_MAX: u64 = 64;
 
+/// Most reasons of a verdict, and most characters of each.
+const REASONS_MAX: usize = 64;
+const REASON_CHARS: usize = 300;
+
 /// What the scanner is told.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
@@ -151,6 +155,12 @@ pub(super) fn changes_of(sent: &[u8]) -> Vec<Change> {
     pairs.iter().map(change).collect()
 }
 
+/// The first of these reasons, and of each the beginning: the journal has them all.
+pub(super) fn shortened(reasons: impl IntoIterator<Item = String>) -> Vec<String> {
+    let reasons = reasons.into_iter().take(REASONS_MAX);
+    reasons.map(|reason| reason.chars().take(REASON_CHARS).collect()).collect()
+}
+
 /// Sends a frame.
 pub(super) fn send(
     to: &UnixStream,
@@ -186,8 +196,24 @@ pub(super) struct Frame<T> {
     pub(super) file: Option<File>,
 }
 
-/// Receives a frame; `None` when the other end is gone.
+/// Receives a frame without a file; `None` when the other end is gone.
+///
+/// A file that came with it would be kept as long as the rest takes: it might be the sender's own end of the line, which then is never
+/// gone.
 pub(super) fn receive<T: DeserializeOwned>(from: &UnixStream) -> io::Result<Option<Frame<T>>> {
+    let mut head = [0; 8];
+    let mut reader = from;
+    let received = loop {
+        match reader.read(&mut head) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            received => break received?,
+        }
+    };
+    if received == 0 { Ok(None) } else { rest(from, head, received, None).map(Some) }
+}
+
+/// The same with a file, if one comes with it: from somebody who is trusted.
+pub(super) fn receive_file<T: DeserializeOwned>(from: &UnixStream) -> io::Result<Option<Frame<T>>> {
     let mut head = [0; 8];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -202,8 +228,17 @@ pub(super) fn receive<T: DeserializeOwned>(from: &UnixStream) -> io::Result<Opti
         _ => None,
     });
     let file = files.flatten().next().map(File::from);
-    let mut from = from;
-    from.read_exact(head.get_mut(received.bytes..).unwrap_or_default())?;
+    rest(from, head, received.bytes, file).map(Some)
+}
+
+/// Receives what is behind the first `received` bytes of a frame's head.
+fn rest<T: DeserializeOwned>(
+    mut from: &UnixStream,
+    mut head: [u8; 8],
+    received: usize,
+    file: Option<File>,
+) -> io::Result<Frame<T>> {
+    from.read_exact(head.get_mut(received..).unwrap_or_default())?;
     let [text_len, bytes_len] = [head.first_chunk::<4>(), head.last_chunk::<4>()]
         .map(|len| len.map_or(0, |len| u32::from_le_bytes(*len) as usize));
     if text_len > TEXT_MAX || bytes_len > BYTES_MAX {
@@ -213,7 +248,7 @@ pub(super) fn receive<T: DeserializeOwned>(from: &UnixStream) -> io::Result<Opti
     from.read_exact(&mut text)?;
     let mut bytes = vec![0; bytes_len];
     from.read_exact(&mut bytes)?;
-    Ok(Some(Frame { text: serde_json::from_slice(&text)?, bytes, file }))
+    Ok(Frame { text: serde_json::from_slice(&text)?, bytes, file })
 }
 
 #[cfg(test)]
@@ -233,7 +268,7 @@ mod tests {
         send(&ours, &look, &changes(changed.into_iter()), None).unwrap();
         send(&ours, &Order::Mirror { segments: vec![(0, 4096, 0)] }, b"bytes", Some(&file)).unwrap();
         drop(ours);
-        let frame = receive::<Order>(&theirs).unwrap().unwrap();
+        let frame = receive_file::<Order>(&theirs).unwrap().unwrap();
         let Order::Look { epoch: 3, vcpus, absent, fresh: false } = frame.text else {
             panic!("{:?}", frame.text)
         };
@@ -241,13 +276,24 @@ mod tests {
         assert_eq!(changes_of(&frame.bytes), changed.map(change));
         assert_eq!((Vcpu::from(&vcpus[0]), absent), (vcpu, vec![5]));
         assert!(frame.file.is_none());
-        let frame = receive::<Order>(&theirs).unwrap().unwrap();
+        let frame = receive_file::<Order>(&theirs).unwrap().unwrap();
         assert!(matches!(frame.text, Order::Mirror { .. }));
         assert_eq!(frame.bytes, b"bytes");
         let mut seen = [0; 6];
         std::os::unix::fs::FileExt::read_exact_at(&frame.file.unwrap(), &mut seen, 0).unwrap();
         assert_eq!(&seen, b"memory");
-        assert!(receive::<Order>(&theirs).unwrap().is_none());
+        assert!(receive_file::<Order>(&theirs).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_scanner_that_sends_its_own_end_of_the_line_is_gone_when_it_is() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let end = File::from(std::os::fd::OwnedFd::from(theirs.try_clone().unwrap()));
+        send(&theirs, &Report::Ready, b"", Some(&end)).unwrap();
+        drop((theirs, end));
+        let frame = receive::<Report>(&ours).unwrap().unwrap();
+        assert!(matches!(frame.text, Report::Ready));
+        assert!(receive::<Report>(&ours).unwrap().is_none());
     }
 
     #[test]

@@ -138,7 +138,10 @@ impl<'a> Live<'a> {
         let kept = kept.filter(|(kept, _)| kept.given == given);
         let mut reports: Vec<Option<(Footprint, Report)>> = match kept {
             Some((kept, changes)) => {
-                let holds = |kept: (Footprint, Report)| (!kept.0.is_touched(changes)).then_some(kept);
+                // What could not be read may be there now, also where no footprint tells: in the past.
+                let holds = |kept: (Footprint, Report)| {
+                    (kept.1.complete && !kept.0.is_touched(changes)).then_some(kept)
+                };
                 kept.reports.into_iter().map(holds).collect()
             }
             None => self.scans.iter().map(|_| None).collect(),

@@ -49,6 +49,8 @@ struct State {
     interval: u64,
     /// Since when the packets of a closed interval wait, and since when nothing was heard of them.
     undecided: Option<(Instant, Instant)>,
+    /// Whether something was found: nothing is let go any more but to where it can harm nobody.
+    condemned: bool,
     /// Whether the pipeline holds the guest, or is about to.
     taking: bool,
     /// Since when the gate has paused the guest.
@@ -105,8 +107,9 @@ impl<'a> Control<'a> {
         journal: Journal,
     ) -> Self {
         let mode = if buffer.is_some() { Mode::Gating } else { Mode::Watching };
-        let (interval, undecided, taking, brake) = (0, None, false, None);
-        let state = Mutex::new(State { buffer, journal, mode, interval, undecided, taking, brake });
+        let (interval, undecided, condemned, taking, brake) = (0, None, false, false, None);
+        let state =
+            Mutex::new(State { buffer, journal, mode, interval, undecided, condemned, taking, brake });
         Self { settings, observer, pause, plumbing, options, state, changed: Condvar::new() }
     }
 
@@ -199,7 +202,8 @@ impl<'a> Control<'a> {
     /// Lets through again what is sent to the guest.
     pub(super) fn pass_inbound(&self) -> Result<(), GateError> {
         let mut state = self.state();
-        match state.mode == Mode::Gating && self.options.hold_inbound {
+        // The mode may have changed since it was held.
+        match state.mode != Mode::Watching && self.options.hold_inbound {
             true => Ok(state.buffer()?.pass_inbound()?),
             false => Ok(()),
         }
@@ -208,7 +212,8 @@ impl<'a> Control<'a> {
     /// Lets the packets of the closed interval go, for which `epoch` has passed, and tells how long they have waited.
     pub(super) fn release(&self, epoch: u64) -> Result<Option<Duration>, GateError> {
         let mut state = self.state();
-        let Some((since, _)) = state.undecided.filter(|_| state.mode == Mode::Gating) else {
+        let may_go = state.mode == Mode::Gating && !state.condemned;
+        let Some((since, _)) = state.undecided.filter(|_| may_go) else {
             return Ok(None);
         };
         let interval = state.interval.saturating_sub(1);
@@ -251,7 +256,8 @@ impl<'a> Control<'a> {
     /// Pauses the guest until its packets may go. Not while an epoch is being taken, for which it stands still anyway.
     pub(super) fn brake(&self, reason: &str) -> Result<(), GateError> {
         let mut state = self.state();
-        if state.taking || state.brake.is_some() || !matches!(state.mode, Mode::Gating | Mode::Watching) {
+        // One that is frozen may not be: that can fail.
+        if state.taking || state.brake.is_some() || state.mode == Mode::Quarantined {
             return Ok(());
         }
         // To pause it is right also when it cannot be written down.
@@ -262,6 +268,16 @@ impl<'a> Control<'a> {
         drop(state);
         self.observer.event(&Event::Braked { reason });
         written
+    }
+
+    /// Somebody else has let a guest go on that the gate had paused.
+    pub(super) fn was_let_go(&self) {
+        self.state().brake = None;
+    }
+
+    /// Something was found. From here on nothing lets the guest's packets go, whatever else fails.
+    pub(super) fn condemn(&self) {
+        self.state().condemned = true;
     }
 
     /// Takes over a guest that stands still since an earlier gate: it goes on with the first epoch that passes.
@@ -276,7 +292,7 @@ impl<'a> Control<'a> {
     /// Lets the packets of the closed interval go without a verdict.
     pub(super) fn open(&self, reason: &str) -> Result<(), GateError> {
         let mut state = self.state();
-        if state.mode != Mode::Gating || state.undecided.is_none() {
+        if state.mode != Mode::Gating || state.condemned || state.undecided.is_none() {
             return Ok(());
         }
         let interval = state.interval.saturating_sub(1);
@@ -303,7 +319,7 @@ impl<'a> Control<'a> {
     /// Lets the guest run on where it can harm nobody. Its packets go there, and are never seen elsewhere.
     pub(super) fn quarantine(&self, quarantine: &Quarantine, reason: &str) -> Result<(), GateError> {
         let mut state = self.state();
-        if state.mode == Mode::Quarantined {
+        if state.mode != Mode::Gating {
             return Ok(());
         }
         state.write("quarantine", &json!({ "bridge": quarantine.bridge, "reason": reason }))?;
@@ -337,9 +353,13 @@ impl<'a> Control<'a> {
         Ok(())
     }
 
-    /// Ends the gate as it may fail: everything passes from now on.
+    /// Ends the gate as it may fail: everything passes from now on, unless something was found.
     pub(super) fn give_up_open(&self, reason: &str) -> Result<(), GateError> {
         let mut state = self.state();
+        if state.condemned {
+            drop(state);
+            return self.brake(reason);
+        }
         state.write("fail-open", &json!({ "reason": reason, "all": true }))?;
         if state.buffer.is_some() {
             state.buffer()?.release_all()?;

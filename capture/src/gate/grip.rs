@@ -39,7 +39,14 @@ impl Pause for Grip<'_> {
 
     fn resume(&self, hold: &Hold) -> Result<(), SourceError> {
         match hold {
-            Hold::Theirs(_) if self.control.took() => Ok(()),
+            // The gate has paused it; if it has run nevertheless, somebody else let it go.
+            Hold::Theirs(_) if self.control.took() => {
+                let stood_still = self.pause.resume(hold);
+                if matches!(stood_still, Err(SourceError::Disturbed)) {
+                    self.control.was_let_go();
+                }
+                stood_still
+            }
             hold => {
                 let resumed = self.pause.resume(hold);
                 self.control.took();

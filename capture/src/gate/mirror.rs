@@ -62,16 +62,18 @@ impl Mirror {
     fn copy(&mut self, memory: &dyn GuestMemory, gfn: Gfn, fresh: bool) -> io::Result<()> {
         let Some((at, offset)) = gfn.gpa().and_then(|at| Some((at, self.offset(at)?))) else { return Ok(()) };
         let mut copy = [0; PAGE_SIZE];
-        let bytes = match memory.slice(at, PAGE_SIZE) {
-            Some(bytes) => bytes,
-            None if memory.read(at, &mut copy).is_ok() => &copy,
+        // What is compared must be what is written: a device may be writing to the frame.
+        match memory.slice(at, PAGE_SIZE) {
+            Some(bytes) => copy.copy_from_slice(bytes),
+            None if memory.read(at, &mut copy).is_ok() => {}
             None => {
                 if self.absent.insert(gfn) {
                     self.changes.insert(gfn, u64::MAX);
                 }
                 return Ok(());
             }
-        };
+        }
+        let bytes = &copy;
         let was_absent = self.absent.remove(&gfn);
         if fresh {
             return if is_zero(bytes) { Ok(()) } else { self.file.write_all_at(bytes, offset) };

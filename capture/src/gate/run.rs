@@ -173,6 +173,9 @@ impl Run<'_> {
         let watching = self.control.mode() == Mode::Watching;
         self.control.note("durable", &json!({ "epoch": epoch }))?;
         let (verdict, scan) = self.verdict();
+        if decide(&verdict) == Decision::Condemn {
+            self.control.condemn();
+        }
         let findings = match &verdict {
             Verdict::Bad(findings) => findings.clone(),
             Verdict::Incomplete(reason) | Verdict::Missing(reason) => vec![reason.clone()],

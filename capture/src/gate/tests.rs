@@ -353,6 +353,20 @@ fn a_bad_guest_runs_on_in_quarantine_and_goes_on_being_captured() {
 }
 
 #[test]
+fn what_was_found_bad_never_goes_though_the_remedy_fails_and_the_gate_is_to_fail_open() {
+    let quarantine = Quarantine { bridge: "nowhere".to_owned() };
+    let bench =
+        Bench::new(Settings { on_finding: Remedy::Quarantine(quarantine), fail_open: true, ..impatient() });
+    let sender = Sender::new(&bench.kernel, 0);
+    let mut oracle = Oracle::new(&bench.kernel, [(1, Answers::Bad)]);
+    let (_, end) = bench.run(&bench.gate(&sender, 4), &mut oracle);
+    assert!(matches!(end, Err(GateError::Output(_))), "{end:?}");
+    assert_eq!(bench.kernel.network("vif7.0"), [0, 1]);
+    assert!(!sender.guest.is_running());
+    assert!(!bench.acts().contains(&"fail-open".to_owned()), "{:?}", bench.acts());
+}
+
+#[test]
 fn an_archive_that_fails_ends_the_gate_with_the_guest_paused_and_all_held() {
     let mut bench = Bench::new(settings());
     let path = bench.archive.path().to_owned();
