@@ -67,9 +67,9 @@ impl Journal {
     /// What the gate before left of the guest.
     pub(super) fn left(&self) -> Left {
         let Some(line) = &self.standing else { return Left::Ordinary };
-        match line["act"].as_str() {
-            Some("freeze") => Left::Frozen(line["epoch"].as_u64().unwrap_or_default()),
-            _ => Left::Quarantined(line["bridge"].as_str().unwrap_or_default().to_owned()),
+        match text(line, "act") {
+            "freeze" => Left::Frozen(line.get("epoch").and_then(Value::as_u64).unwrap_or_default()),
+            _ => Left::Quarantined(text(line, "bridge").to_owned()),
         }
     }
 
@@ -116,6 +116,10 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)
 }
 
+fn text<'a>(line: &'a Value, key: &str) -> &'a str {
+    line.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
 /// Whether what a guest was left as is told by this act.
 fn decides(act: &str) -> bool {
     stands(act) || matches!(act, "thaw" | "off")
@@ -133,8 +137,8 @@ fn read(file: &File, guest: &str) -> io::Result<(Option<Value>, bool)> {
     while reader.read_until(b'\n', &mut line)? > 0 {
         whole = line.ends_with(b"\n");
         let value = serde_json::from_slice::<Value>(&line).unwrap_or_default();
-        let act = value["act"].as_str().unwrap_or_default();
-        if decides(act) && value["guest"] == guest {
+        let act = text(&value, "act");
+        if decides(act) && text(&value, "guest") == guest {
             standing = stands(act).then_some(value);
         }
         line.clear();
