@@ -356,7 +356,7 @@ fn a_bad_guest_runs_on_in_quarantine_and_goes_on_being_captured() {
 fn what_was_found_bad_never_goes_though_the_remedy_fails_and_the_gate_is_to_fail_open() {
     let quarantine = Quarantine { bridge: "nowhere".to_owned() };
     let bench =
-        Bench::new(Settings { on_finding: Remedy::Quarantine(quarantine), fail_open: true, ..impatient() });
+        Bench::new(Settings { on_finding: Remedy::Quarantine(quarantine), fail_open: true, ..settings() });
     let sender = Sender::new(&bench.kernel, 0);
     let mut oracle = Oracle::new(&bench.kernel, [(1, Answers::Bad)]);
     let (_, end) = bench.run(&bench.gate(&sender, 4), &mut oracle);
