@@ -22,8 +22,6 @@ use crate::source::Dirty;
 /// The log of a domain.
 pub(super) struct Log {
     on: bool,
-    /// Whether nobody has taken anything yet.
-    untaken: bool,
     emulator: Option<Emulator>,
     bitmap: Option<Bitmap>,
     /// Frames that are written to and cannot be mapped: Xen's own, such as grant tables.
@@ -33,13 +31,19 @@ pub(super) struct Log {
 impl Log {
     /// The log of a domain whose devices are emulated by this, if they are. Nothing is recorded yet.
     pub(super) fn new(emulator: Option<Emulator>) -> Self {
-        Self { on: false, untaken: true, emulator, bitmap: None, unreadable: BTreeSet::new() }
+        Self { on: false, emulator, bitmap: None, unreadable: BTreeSet::new() }
     }
 
-    /// Begins, unless it has begun.
-    pub(super) fn begin(&mut self, domain: &Domain, journal: &Journal) -> Result<(), SourceError> {
+    /// The frames of `memory` written to since they were last taken; all of them at the first time.
+    pub(super) fn take(
+        &mut self,
+        domain: &Domain,
+        journal: &Journal,
+        foreign: &Arc<ForeignMemory>,
+        memory: &DomainMemory,
+    ) -> Result<Dirty, SourceError> {
         if self.on {
-            return Ok(());
+            return self.read(domain, foreign, memory, true).map(Dirty::Frames);
         }
         journal.logging(true)?;
         domain.control.log_dirty(domain.id, true).map_err(|error| match error.kind() {
@@ -54,20 +58,7 @@ impl Log {
             let told = emulator.tell(true);
             told.inspect_err(|_| self.end(domain, journal))?;
         }
-        Ok(())
-    }
-
-    /// The frames of `memory` written to since they were last taken; all of them at the first time.
-    pub(super) fn take(
-        &mut self,
-        domain: &Domain,
-        foreign: &Arc<ForeignMemory>,
-        memory: &DomainMemory,
-    ) -> Result<Dirty, SourceError> {
-        if std::mem::take(&mut self.untaken) {
-            return Ok(Dirty::All);
-        }
-        self.read(domain, foreign, memory, true).map(Dirty::Frames)
+        Ok(Dirty::All)
     }
 
     /// The same without beginning anew.
@@ -77,9 +68,9 @@ impl Log {
         foreign: &Arc<ForeignMemory>,
         memory: &DomainMemory,
     ) -> Result<Dirty, SourceError> {
-        match self.untaken {
-            true => Ok(Dirty::All),
-            false => self.read(domain, foreign, memory, false).map(Dirty::Frames),
+        match self.on {
+            false => Ok(Dirty::All),
+            true => self.read(domain, foreign, memory, false).map(Dirty::Frames),
         }
     }
 
