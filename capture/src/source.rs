@@ -66,6 +66,9 @@ pub trait Source: Sync {
     /// [`SourceError`] when it cannot be told or reached.
     fn memory(&self) -> Result<Arc<dyn GuestMemory>, SourceError>;
 
+    /// Says that what was written to since the memory was last asked for is not known: it is laid out anew.
+    fn forget_memory(&self) {}
+
     /// How to hold the guest still; `None` when what is captured does not change anyway.
     fn pause(&self) -> Option<&dyn Pause> {
         None
@@ -122,6 +125,15 @@ pub trait GuestMemory: PhysicalMemory + Send {
     /// the host allocate memory for it. Empty when there is none up to there; `None` when nobody can tell.
     fn next_hole(&self, _at: Gpa) -> Option<Range<Gpa>> {
         None
+    }
+
+    /// Memory that shows what lies at these frame numbers now, if this may show what lay there before: a guest can move its frames
+    /// about. Of all else it need not show anything.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn anew(&self, _frames: &[Gfn]) -> Result<Option<Box<dyn GuestMemory>>, SourceError> {
+        Ok(None)
     }
 }
 

@@ -65,6 +65,10 @@ impl Source for Gated<'_> {
         self.source.memory()
     }
 
+    fn forget_memory(&self) {
+        self.source.forget_memory();
+    }
+
     fn pause(&self) -> Option<&dyn Pause> {
         Some(&self.pausing)
     }

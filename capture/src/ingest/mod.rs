@@ -81,6 +81,9 @@ impl Ingest<'_> {
     ) -> Result<EpochReport, CaptureError> {
         let begun = Instant::now();
         let in_step = std::mem::take(&mut history.in_step);
+        if !in_step {
+            source.forget_memory();
+        }
         let memory = source.memory().map_err(|error| CaptureError::source(source, error))?;
         let known = history.memory.replace(Arc::clone(&memory));
         let in_step = in_step && known.is_some_and(|known| Arc::ptr_eq(&known, &memory));

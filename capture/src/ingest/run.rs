@@ -42,6 +42,8 @@ struct Read {
     residue: Vec<Region>,
     /// Whether there are copies that are still to be compared.
     copied: bool,
+    /// What they were copied from.
+    anew: Vec<Box<dyn GuestMemory>>,
 }
 
 /// Reads the source for one epoch.
@@ -161,6 +163,7 @@ impl<'a> Run<'a> {
             }
         };
         self.staging.start(Start::AtOnce);
+        drop(read.anew);
         let frames = read.copied.then(|| copies.frames());
         let copies = copies.as_memory(self.memory.regions());
         if let Some(frames) = &frames {
@@ -187,17 +190,18 @@ impl<'a> Run<'a> {
         // The log is taken in any case, so that the next one begins here.
         let dirty = log.map(|log| self.logged(log.take())).transpose()?;
         split.dirty = watch.lap();
-        let (mut residue, mut copied) = (Vec::new(), false);
+        let (mut residue, mut copied, mut anew) = (Vec::new(), false, Vec::new());
         match (log, dirty) {
             (Some(log), Some(Dirty::Frames(frames))) if in_step && self.can_copy(&frames) => {
                 copied = true;
-                copies.take(self.memory, &frames);
-                residue = self.settle(log, copies)?;
+                copies.take(self.anew(&frames, &mut anew)?, &frames);
+                residue = self.settle(log, copies, &mut anew)?;
                 split.copy = watch.lap();
             }
             (_, Some(Dirty::Frames(frames))) if in_step => {
-                self.tell(|witness| witness.changed(self.memory, &frames));
-                self.scan(self.memory, previous, &Dirty::Frames(frames), |_| {})?;
+                let memory = self.anew(&frames, &mut anew)?;
+                self.tell(|witness| witness.changed(memory, &frames));
+                self.scan(memory, previous, &Dirty::Frames(frames), |_| {})?;
             }
             _ => {
                 self.tell(|witness| witness.everything(self.memory));
@@ -207,7 +211,18 @@ impl<'a> Run<'a> {
         split.scan = watch.lap();
         let registers = self.registers()?;
         split.registers = watch.lap();
-        Ok(Read { registers, residue, copied })
+        Ok(Read { registers, residue, copied, anew })
+    }
+
+    /// Memory that shows what lies at these frame numbers now. It is kept in `kept`: to take it away takes time that a held guest
+    /// need not wait for.
+    fn anew<'m>(
+        &'m self,
+        frames: &[Gfn],
+        kept: &'m mut Vec<Box<dyn GuestMemory>>,
+    ) -> Result<&'m dyn GuestMemory, CaptureError> {
+        kept.extend(self.memory.anew(frames).map_err(|error| self.failed(error))?);
+        Ok(kept.last().map_or(self.memory, |memory| &**memory))
     }
 
     fn tell(&self, what: impl FnOnce(&dyn Witness)) {
@@ -230,13 +245,18 @@ impl<'a> Run<'a> {
     }
 
     /// Copies what devices write to until nothing changes; returns what did not come to rest.
-    fn settle(&self, log: &dyn DirtyLog, copies: &mut Copies) -> Result<Vec<Region>, CaptureError> {
+    fn settle(
+        &self,
+        log: &dyn DirtyLog,
+        copies: &mut Copies,
+        anew: &mut Vec<Box<dyn GuestMemory>>,
+    ) -> Result<Vec<Region>, CaptureError> {
         for _ in 0..SETTLE_ROUNDS {
             if self.written(log)?.is_empty() {
                 return Ok(Vec::new());
             }
             if let Dirty::Frames(frames) = self.logged(log.take())? {
-                copies.again(self.memory, &frames);
+                copies.again(self.anew(&frames, anew)?, &frames);
             }
         }
         self.written(log).map(|frames| runs(&frames))

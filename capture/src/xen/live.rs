@@ -116,23 +116,30 @@ impl Source for Xen {
             state.name = now;
         }
         let pages = self.domain.info()?.pages;
-        if let Some(memory) = &state.memory {
-            if memory.pages == pages {
-                let memory = Arc::clone(memory);
-                state.own.look(&self.domain, &self.foreign, &memory)?;
+        let maximum = self.domain.control.maximum_gfn(self.domain.id);
+        let maximum = maximum.map_err(|error| self.domain.failed("asking for the domain's memory", error))?;
+        if let Some(memory) = state.memory.clone() {
+            if (memory.pages, memory.maximum) != (pages, maximum) {
+                let change =
+                    format!("the domain owned {} pages and now owns {pages}: mapping it anew", memory.pages);
+                state.remarks.push(change);
+            } else if state.own.look(&self.domain, &self.foreign, &memory)? {
                 return Ok(memory);
             }
-            let change =
-                format!("the domain owned {} pages and now owns {pages}: mapping it anew", memory.pages);
-            state.remarks.push(change);
         }
         // The old mapping would keep pages alive that the domain has given back.
         state.memory = None;
+        // Before it is mapped: where a page is moved from then on is noted.
+        state.log.begin(&self.domain, &self.journal)?;
         let memory = Arc::new(DomainMemory::map(&self.domain, &self.foreign)?);
         state.log.mapped_anew();
         state.own.look(&self.domain, &self.foreign, &memory)?;
         state.memory = Some(Arc::clone(&memory));
         Ok(memory)
+    }
+
+    fn forget_memory(&self) {
+        self.state().memory = None;
     }
 
     fn pause(&self) -> Option<&dyn Pause> {
@@ -182,7 +189,7 @@ impl DirtyLog for Xen {
     fn take(&self) -> Result<Dirty, SourceError> {
         let mut state = self.state();
         let memory = self.mapped(&state)?;
-        let mut taken = state.log.take(&self.domain, &self.journal, &self.foreign, &memory);
+        let mut taken = state.log.take(&self.domain, &self.foreign, &memory);
         match &mut taken {
             Ok(Dirty::Frames(frames)) => {
                 frames.extend(state.own.frames().filter(|gfn| memory.has(*gfn)));

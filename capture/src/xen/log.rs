@@ -22,6 +22,8 @@ use crate::source::Dirty;
 /// The log of a domain.
 pub(super) struct Log {
     on: bool,
+    /// Whether nobody has taken anything yet.
+    untaken: bool,
     emulator: Option<Emulator>,
     bitmap: Option<Bitmap>,
     /// Frames that are written to and cannot be mapped: Xen's own, such as grant tables.
@@ -31,19 +33,13 @@ pub(super) struct Log {
 impl Log {
     /// The log of a domain whose devices are emulated by this, if they are. Nothing is recorded yet.
     pub(super) fn new(emulator: Option<Emulator>) -> Self {
-        Self { on: false, emulator, bitmap: None, unreadable: BTreeSet::new() }
+        Self { on: false, untaken: true, emulator, bitmap: None, unreadable: BTreeSet::new() }
     }
 
-    /// The frames of `memory` written to since they were last taken; all of them at the first time.
-    pub(super) fn take(
-        &mut self,
-        domain: &Domain,
-        journal: &Journal,
-        foreign: &Arc<ForeignMemory>,
-        memory: &DomainMemory,
-    ) -> Result<Dirty, SourceError> {
+    /// Begins, unless it has begun.
+    pub(super) fn begin(&mut self, domain: &Domain, journal: &Journal) -> Result<(), SourceError> {
         if self.on {
-            return self.read(domain, foreign, memory, true).map(Dirty::Frames);
+            return Ok(());
         }
         journal.logging(true)?;
         domain.control.log_dirty(domain.id, true).map_err(|error| match error.kind() {
@@ -58,7 +54,20 @@ impl Log {
             let told = emulator.tell(true);
             told.inspect_err(|_| self.end(domain, journal))?;
         }
-        Ok(Dirty::All)
+        Ok(())
+    }
+
+    /// The frames of `memory` written to since they were last taken; all of them at the first time.
+    pub(super) fn take(
+        &mut self,
+        domain: &Domain,
+        foreign: &Arc<ForeignMemory>,
+        memory: &DomainMemory,
+    ) -> Result<Dirty, SourceError> {
+        if std::mem::take(&mut self.untaken) {
+            return Ok(Dirty::All);
+        }
+        self.read(domain, foreign, memory, true).map(Dirty::Frames)
     }
 
     /// The same without beginning anew.
@@ -68,9 +77,9 @@ impl Log {
         foreign: &Arc<ForeignMemory>,
         memory: &DomainMemory,
     ) -> Result<Dirty, SourceError> {
-        match self.on {
-            false => Ok(Dirty::All),
-            true => self.read(domain, foreign, memory, false).map(Dirty::Frames),
+        match self.untaken {
+            true => Ok(Dirty::All),
+            false => self.read(domain, foreign, memory, false).map(Dirty::Frames),
         }
     }
 

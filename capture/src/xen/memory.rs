@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use varve_formats::{Fault, Gfn, Gpa, PAGE_SIZE, PhysicalMemory, Region};
 
-use super::domain::Domain;
+use super::domain::{Domain, failed};
 use super::sys::{ForeignMemory, Mapping};
 use crate::SourceError;
 use crate::source::GuestMemory;
@@ -23,6 +24,10 @@ pub(super) struct DomainMemory {
     regions: Vec<Region>,
     /// Pages the domain had.
     pub(super) pages: u64,
+    /// Its highest frame number.
+    pub(super) maximum: Gfn,
+    id: u32,
+    foreign: Arc<ForeignMemory>,
 }
 
 /// Frames that follow each other.
@@ -53,7 +58,8 @@ impl DomainMemory {
         }
         let mapping = foreign.map(domain.id, &found).map_err(error)?;
         let runs = runs(&found);
-        Ok(Self { mapping, regions: regions(&runs), runs, pages })
+        let (regions, foreign) = (regions(&runs), Arc::clone(foreign));
+        Ok(Self { mapping, regions, runs, pages, maximum, id: domain.id, foreign })
     }
 
     /// Whether there is a frame with this number.
@@ -140,6 +146,41 @@ impl GuestMemory for DomainMemory {
             return None;
         }
         self.mapping.bytes(usize::try_from(index).ok()?.checked_mul(PAGE_SIZE)? + offset, len)
+    }
+
+    /// The domain can have another page at a frame number by now (`XENMEM_add_to_physmap`), which Xen notes as written to, and the
+    /// mapping goes on showing the one that was there.
+    fn anew(&self, frames: &[Gfn]) -> Result<Option<Box<dyn GuestMemory>>, SourceError> {
+        let mapping = self.foreign.map(self.id, frames);
+        let mapping = mapping.map_err(|error| failed("mapping what the domain has written to", error))?;
+        let places = frames.iter().copied().zip(0..).collect();
+        Ok(Some(Box::new(Anew { mapping, places, regions: self.regions.clone() })))
+    }
+}
+
+/// A few frames, as they lie now.
+struct Anew {
+    mapping: Mapping,
+    /// Where each is in the mapping.
+    places: FxHashMap<Gfn, usize>,
+    regions: Vec<Region>,
+}
+
+impl PhysicalMemory for Anew {
+    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), Fault> {
+        buf.copy_from_slice(self.slice(at, buf.len()).ok_or(Fault::NotCaptured { at })?);
+        Ok(())
+    }
+
+    fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+}
+
+impl GuestMemory for Anew {
+    fn slice(&self, at: Gpa, len: usize) -> Option<&[u8]> {
+        let (place, offset) = (*self.places.get(&at.gfn())?, at.page_offset());
+        (offset + len <= PAGE_SIZE).then(|| self.mapping.bytes(place * PAGE_SIZE + offset, len))?
     }
 }
 

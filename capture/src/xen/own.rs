@@ -32,34 +32,38 @@ pub(super) struct Own {
 }
 
 impl Own {
-    /// Looks where they are now.
+    /// Looks where they are now. Whether all are found that were before: the guest may have moved one to where `memory` does not show
+    /// it.
     pub(super) fn look(
         &mut self,
         domain: &Domain,
         foreign: &Arc<ForeignMemory>,
         memory: &DomainMemory,
-    ) -> Result<(), SourceError> {
+    ) -> Result<bool, SourceError> {
         self.shared = Some(domain.info()?.shared_info);
         let error = |error: io::Error| domain.failed("mapping the domain's grant table", error);
         let pages = domain.control.grant_table_pages(domain.id).map_err(error)?;
         if pages == 0 {
             self.places.clear();
-            return Ok(());
+            return Ok(true);
         }
         let table = match self.table.take().filter(|table| table.mapped().len() == pages) {
             Some(table) => table,
             None => foreign.map_grant_table(domain.id, pages).map_err(error)?,
         };
         self.places.resize(pages, None);
+        let mut all = true;
         for (index, place) in self.places.iter_mut().enumerate() {
             let Some(page) = table.bytes(index * PAGE_SIZE, PAGE_SIZE) else { continue };
             let is_here = |gfn: &Gfn| (0..TRIES).any(|_| content(memory, *gfn) == Some(page));
             if !place.as_ref().is_some_and(is_here) {
+                let before = place.take();
                 *place = page.iter().any(|byte| *byte != 0).then(|| memory.frames().find(is_here)).flatten();
+                all &= place.is_some() || before.is_none();
             }
         }
         self.table = Some(table);
-        Ok(())
+        Ok(all)
     }
 
     /// Their frames.
