@@ -151,6 +151,10 @@ impl GuestMemory for DomainMemory {
     /// The domain can have another page at a frame number by now (`XENMEM_add_to_physmap`), which Xen notes as written to, and the
     /// mapping goes on showing the one that was there.
     fn anew(&self, frames: &[Gfn]) -> Result<Option<Box<dyn GuestMemory>>, SourceError> {
+        // Xen's library takes no frames for a mistake.
+        if frames.is_empty() {
+            return Ok(None);
+        }
         let mapping = self.foreign.map(self.id, frames);
         let mapping = mapping.map_err(|error| failed("mapping what the domain has written to", error))?;
         let places = frames.iter().copied().zip(0..).collect();
