@@ -9,7 +9,6 @@ mod pauses;
 mod plants;
 mod quarantine;
 mod releases;
-mod story;
 mod stream;
 mod trace;
 
