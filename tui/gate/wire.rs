@@ -202,13 +202,7 @@ pub(super) struct Frame<T> {
 /// gone.
 pub(super) fn receive<T: DeserializeOwned>(from: &UnixStream) -> io::Result<Option<Frame<T>>> {
     let mut head = [0; 8];
-    let mut reader = from;
-    let received = loop {
-        match reader.read(&mut head) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            received => break received?,
-        }
-    };
+    let received = rustix::io::retry_on_intr(|| rustix::io::read(from, &mut head))?;
     if received == 0 { Ok(None) } else { rest(from, head, received, None).map(Some) }
 }
 
