@@ -5,6 +5,7 @@ mod exact;
 mod gate;
 mod host;
 mod hvm;
+mod moved;
 mod pauses;
 mod plants;
 mod quarantine;

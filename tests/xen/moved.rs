@@ -1,0 +1,51 @@
+//! A guest that puts another page where one was: whoever has its memory mapped goes on seeing the old one.
+
+use varve_formats::{Gpa, PhysicalMemory};
+use varve_store::{Access, Archive};
+
+use super::host::host;
+
+/// Two pages that nobody else uses, and the numbers of their frames (`Documentation/admin-guide/mm/pagemap.rst` of Linux).
+const PAGES: &str = "import ctypes, mmap, time; \
+    pages = mmap.mmap(-1, 8192); pages[0:22] = b'the page that was here'; pages[4096:4118] = b'the page that has come'; \
+    at = ctypes.addressof(ctypes.c_char.from_buffer(pages)) // 4096; \
+    entries = open('/proc/self/pagemap', 'rb', buffering=0); entries.seek(at * 8); \
+    numbers = [int.from_bytes(entries.read(8), 'little') & (1 << 55) - 1 for _ in range(2)]; \
+    print(*numbers, file=open('/run/pages', 'w'), flush=True); \
+    time.sleep(1000000)";
+
+/// Captures epochs until told to end, and waits for two of them.
+const BEGIN: &str = "varve --json capture xen:web1 --interval 200ms >/tmp/epochs 2>/tmp/said </dev/null &
+echo $! >/tmp/capture
+for try in $(seq 1200); do [ $(grep -c pages_changed /tmp/epochs) -lt 2 ] || exit 0; sleep 0.1; done
+cat /tmp/said; exit 1";
+
+/// Waits for two more, and ends it.
+const END: &str = "until=$(($(grep -c pages_changed /tmp/epochs) + 2))
+for try in $(seq 600); do [ $(grep -c pages_changed /tmp/epochs) -lt $until ] || break; sleep 0.1; done
+kill -TERM $(cat /tmp/capture)
+for try in $(seq 600); do ! grep -q summary /tmp/epochs || exit 0; sleep 0.1; done
+cat /tmp/said; exit 1";
+
+#[test]
+fn a_page_that_was_moved_is_seen_where_it_is() {
+    let mut host = host();
+    let mut guest = host.guest("web1");
+    guest.spawn("pages", 0, "/usr/bin/python3", &["-c", PAGES]).unwrap();
+    let pages = guest.script("until [ -s /run/pages ]; do sleep 0.1; done; cat /run/pages").unwrap();
+    let pages: Vec<u64> = pages.split_whitespace().map(|number| number.parse().unwrap()).collect();
+    let at = Gpa(pages[0] * 4096);
+    host.script("web1", BEGIN);
+    guest.move_page(pages[1], pages[0]).unwrap();
+    host.script("web1", END);
+
+    let archive = host.bring("web1");
+    let archive = Archive::open(&archive.path(), Access::Read).unwrap();
+    let seen = |epoch| {
+        let mut text = [0; 22];
+        archive.epoch("web1", epoch).unwrap().read(at, &mut text).unwrap();
+        String::from_utf8_lossy(&text).into_owned()
+    };
+    let last = archive.epoch_count("web1").unwrap() - 1;
+    assert_eq!([seen(0), seen(last)], ["the page that was here", "the page that has come"]);
+}
