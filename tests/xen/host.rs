@@ -3,6 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use varve_fixtures::{Ran, Xen, XenConfig, XenGuest, XenGuestConfig, XenHost};
@@ -152,6 +153,26 @@ impl Host {
     /// A file of dom0.
     pub(crate) fn read(&mut self, path: &str) -> Vec<u8> {
         self.0.get(path).unwrap()
+    }
+
+    /// Runs a shell script in dom0 that may take longer than a silent line to dom0 is believed in.
+    pub(crate) fn patiently(&mut self, name: &str, script: &str, limit: Duration) {
+        self.put("/tmp/script", script);
+        let begin =
+            "rm -f /tmp/ended; { bash -e /tmp/script; echo $? >/tmp/ended; } >/tmp/printed 2>&1 </dev/null &";
+        self.script(name, begin);
+        let wait =
+            "for try in $(seq 25); do [ ! -e /tmp/ended ] || break; sleep 0.2; done; cat /tmp/ended || true";
+        let begun = Instant::now();
+        let ended = loop {
+            match self.script(name, wait).lines().last() {
+                Some("0") => return,
+                Some(status) if status.parse::<u8>().is_ok() => break format!("status {status}"),
+                _ if begun.elapsed() > limit => break format!("no end within {limit:?}"),
+                _ => {}
+            }
+        };
+        panic!("{ended}: {}", self.script(name, "tail -n 20 /tmp/printed /tmp/remus"));
     }
 
     /// Runs a shell script in dom0 and returns what it printed. The archive and the VM are those of this name.

@@ -4,6 +4,8 @@
 //! might run again. What a guest's kernel does on top for the two that have it suspend itself, such as freezing its
 //! processes, is not counted.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::host::{Host, host};
@@ -30,7 +32,7 @@ exec cat >/dev/null
 END
 chmod +x /tmp/receiver
 xl remus -F -n -d -i INTERVAL -s '' pauses /tmp/receiver >/tmp/remus 2>&1 </dev/null &
-for try in $(seq 900); do
+for try in $(seq 3000); do
     [ "$(grep -c 'Checkpointed save.*100%' /tmp/remus)" -lt EPOCHS ] || break
     sleep 0.1
 done
@@ -85,12 +87,13 @@ fn median(mut times: Vec<u64>) -> u64 {
 fn pauses_during(host: &mut Host, script: &str) -> Vec<u64> {
     let script = script.replace("INTERVAL", &INTERVAL_MS.to_string()).replace("EPOCHS", &EPOCHS.to_string());
     let number = host.script("pauses", "xl domid pauses").trim().parse().unwrap();
-    host.script(
+    host.patiently(
         "pauses",
         &format!(
             "xentrace -D -S 64 -e 0x21000 /tmp/trace >/tmp/tracing 2>&1 </dev/null &\ntracing=$!\n\
              sleep 1\n{script}\nsleep 0.5\nkill -INT $tracing\nwait $tracing || true"
         ),
+        Duration::from_secs(400),
     );
     let mhz = host.script("pauses", "grep -m 1 MHz /proc/cpuinfo");
     let mhz: f64 = mhz.trim().rsplit(' ').next().unwrap().parse().unwrap();
