@@ -158,9 +158,8 @@ impl Host {
     /// Runs a shell script in dom0 that may take longer than a silent line to dom0 is believed in.
     pub(crate) fn patiently(&mut self, name: &str, script: &str, limit: Duration) {
         self.put("/tmp/script", script);
-        let begin =
-            "rm -f /tmp/ended; { bash -e /tmp/script; echo $? >/tmp/ended; } >/tmp/printed 2>&1 </dev/null &";
-        self.script(name, begin);
+        let run = "{ status=0; bash -e /tmp/script || status=$?; echo $status >/tmp/ended; }";
+        self.script(name, &format!("rm -f /tmp/ended; {run} >/tmp/printed 2>&1 </dev/null &"));
         let wait =
             "for try in $(seq 25); do [ ! -e /tmp/ended ] || break; sleep 0.2; done; cat /tmp/ended || true";
         let begun = Instant::now();
@@ -172,7 +171,7 @@ impl Host {
                 _ => {}
             }
         };
-        panic!("{ended}: {}", self.script(name, "tail -n 20 /tmp/printed /tmp/remus"));
+        panic!("{ended}: {}", self.script(name, "tail -n 20 /tmp/printed /tmp/remus || true"));
     }
 
     /// Runs a shell script in dom0 and returns what it printed. The archive and the VM are those of this name.

@@ -333,10 +333,10 @@ impl<'a> Control<'a> {
         Ok(())
     }
 
-    /// Holds vifs that the guest was given since, and forgets those that are gone, unless an interval is undecided.
+    /// Holds vifs that the guest was given since, and forgets those that are gone.
     pub(super) fn hold_all(&self, vifs: &[Vif]) -> Result<(), GateError> {
         let mut state = self.state();
-        if state.undecided.is_some() || state.mode != Mode::Gating {
+        if state.mode != Mode::Gating {
             return Ok(());
         }
         let held: Vec<String> = state.traffic().into_iter().map(|vif| vif.vif).collect();

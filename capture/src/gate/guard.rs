@@ -31,9 +31,12 @@ fn look(control: &Control<'_>, devices: &dyn Devices) -> Result<(), GateError> {
     if control.mode() != Mode::Gating {
         return Ok(());
     }
-    let held = control.vifs();
-    if devices.vifs()?.iter().any(|vif| !held.contains(&vif.name)) {
-        control.brake("it was given a network card whose packets are not held yet")?;
+    let (held, vifs) = (control.vifs(), devices.vifs()?);
+    if vifs.iter().any(|vif| !held.contains(&vif.name)) {
+        control.hold_all(&vifs).or_else(|error| {
+            control.brake("it was given a network card whose packets cannot be held yet")?;
+            Err(error)
+        })?;
     }
     match escalate(control.settings, control.waiting()?) {
         Some(Escalation::Brake(reason)) => control.brake(reason),

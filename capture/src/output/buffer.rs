@@ -185,14 +185,15 @@ impl OutputBuffer {
         self.drive_inbound("passing inbound packets", Action::ReleaseIndefinite)
     }
 
-    /// Holds what comes in through more vifs, which the guest was given since. Their first epoch is open, as that of all others
-    /// must be: until now, what they sent has passed.
+    /// Holds what comes in through more vifs, which the guest was given since: until now, what they sent has passed. What they send
+    /// from now on is of the epoch that is open, also while the one before is undecided.
     ///
     /// # Errors
-    /// As [`OutputBuffer::install`], and [`OutputError::Order`] while an epoch is undecided. The buffer holds what it held; of
+    /// As [`OutputBuffer::install`], and [`OutputError::Order`] when others are not held. The buffer holds what it held; of
     /// [`OutputError::Incomplete`], some of the new ones too.
     pub fn extend(&mut self, vifs: &[Vif], options: &OutputOptions) -> Result<(), OutputError> {
-        if !self.entries.iter().all(|entry| entry.traffic.allows(Action::Buffer)) {
+        let held = |entry: &Entry| matches!(entry.traffic, Traffic::Held | Traffic::Undecided);
+        if !self.entries.iter().all(held) {
             return Err(OutputError::Order { doing: "holding more vifs", now: self.traffic() });
         }
         self.entries.extend(install::install(&mut *self.kernel, vifs, options)?);

@@ -119,17 +119,20 @@ mod tests {
     }
 
     #[test]
-    fn a_new_vif_is_held_with_the_others_between_two_epochs() {
+    fn what_a_new_vif_sends_is_of_the_epoch_that_is_open() {
         let (kernel, mut buffer) = full();
-        let error = buffer.extend(&[vif(1)], &OutputOptions::default()).unwrap_err();
-        assert!(matches!(error, OutputError::Order { .. }), "{error}");
-        buffer.release_closed().unwrap();
         buffer.extend(&[vif(1)], &OutputOptions::default()).unwrap();
+        assert_eq!(traffic(&buffer), [Traffic::Undecided, Traffic::Held]);
         kernel.send("vif7.1", 10);
+        buffer.release_closed().unwrap();
+        assert_eq!((kernel.network("vif7.0"), kernel.network("vif7.1")), (vec![1, 2], vec![]));
         buffer.close_epoch().unwrap();
         kernel.send("vif7.1", 11);
         buffer.release_closed().unwrap();
         assert_eq!((kernel.network("vif7.0"), kernel.network("vif7.1")), (vec![1, 2, 3], vec![10]));
+        buffer.release_all().unwrap();
+        let error = buffer.extend(&[vif(2)], &OutputOptions::default()).unwrap_err();
+        assert!(matches!(error, OutputError::Order { .. }), "{error}");
     }
 
     #[test]
