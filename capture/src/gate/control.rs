@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::error::GateError;
 use super::event::{Event, GateObserver};
-use super::journal::Journal;
+use super::journal::{Journal, Left};
 use super::settings::{Quarantine, Settings, Waiting, may_run_on};
 use super::start::Plumbing;
 use crate::SourceError;
@@ -242,7 +242,9 @@ impl<'a> Control<'a> {
     /// Lets the guest go on, if the gate had paused it.
     fn go(&self, state: &mut State) -> Result<(), GateError> {
         let Some((since, hold)) = state.brake.clone() else { return Ok(()) };
-        state.write("go", &json!({}))?;
+        // One that was left frozen is so until now.
+        let act = if matches!(state.journal.left(), Left::Frozen(_)) { "thaw" } else { "go" };
+        state.write(act, &json!({}))?;
         let resumed = self.pause.resume(&hold);
         state.brake = None;
         self.observer.event(&Event::Going { paused: since.elapsed() });
@@ -323,7 +325,11 @@ impl<'a> Control<'a> {
             return Ok(());
         }
         state.write("quarantine", &json!({ "bridge": quarantine.bridge, "reason": reason }))?;
-        state.buffer()?.move_to(&quarantine.bridge)?;
+        if let Err(error) = state.buffer()?.move_to(&quarantine.bridge) {
+            // Nothing was let go, so that it is held as before.
+            state.write("stay", &json!({ "reason": error.to_string() }))?;
+            return Err(error.into());
+        }
         state.mode = Mode::Quarantined;
         state.undecided = None;
         state.buffer()?.release_all()?;

@@ -122,7 +122,7 @@ fn text<'a>(line: &'a Value, key: &str) -> &'a str {
 
 /// Whether what a guest was left as is told by this act.
 fn decides(act: &str) -> bool {
-    stands(act) || matches!(act, "thaw" | "off")
+    stands(act) || matches!(act, "thaw" | "stay" | "off")
 }
 
 /// Whether a guest stays as this act left it.
@@ -175,8 +175,10 @@ mod tests {
         assert_eq!(left_of(&[begin.clone(), release.clone()]), Left::Ordinary);
         assert_eq!(left_of(&[begin.clone(), freeze.clone()]), Left::Frozen(17));
         assert_eq!(left_of(&[begin.clone(), freeze.clone(), begin.clone()]), Left::Frozen(17), "asked again");
-        let moved = [begin.clone(), quarantine, release.clone(), begin.clone(), release];
+        let moved = [begin.clone(), quarantine.clone(), release.clone(), begin.clone(), release];
         assert_eq!(left_of(&moved), Left::Quarantined("island".to_owned()), "for as long as it is gated");
+        let stayed = [quarantine, ("stay", json!({"reason": "no such bridge"}))];
+        assert_eq!(left_of(&stayed), Left::Ordinary);
         assert_eq!(left_of(&[begin.clone(), freeze.clone(), ("thaw", json!({}))]), Left::Ordinary);
         assert_eq!(left_of(&[begin, freeze, ("off", json!({}))]), Left::Ordinary);
     }

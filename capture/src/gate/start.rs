@@ -99,7 +99,6 @@ pub(super) fn run_with(
     let control = Control::new(gate.settings, observer, pause, plumbing, options, buffer, journal);
     if left != Left::Ordinary {
         control.begin_braked()?;
-        control.note("thaw", &json!({}))?;
     }
     observer.event(&Event::Began { not_held: &not_held, dropped });
     if holds {

@@ -281,6 +281,21 @@ fn nothing_of_a_bad_epoch_or_later_ever_leaves() {
     assert_eq!(end.unwrap(), GateEnd::Finished);
     assert_eq!(bench.kernel.network("vif7.0"), [0, 1, 10, 11, 30, 31, 40, 41], "what was held is dropped");
     assert!(later.guest.is_running());
+    let acts = bench.acts();
+    let act = |name: &str| acts.iter().rposition(|act| act == name).unwrap();
+    assert!(act("verdict") > act("thaw") && act("thaw") > act("freeze"), "{acts:?}");
+}
+
+#[test]
+fn a_frozen_guest_is_so_until_an_epoch_passes() {
+    let bench = Bench::new(settings());
+    let sender = Sender::new(&bench.kernel, 0);
+    let mut oracle = Oracle::new(&bench.kernel, [(0, Answers::Bad), (1, Answers::Bad)]);
+    for thaw in [false, true] {
+        let (_, end) = bench.run(&Gate { thaw, ..bench.gate(&sender, 9) }, &mut oracle);
+        assert!(matches!(end, Ok(GateEnd::Frozen { .. })), "{end:?}");
+    }
+    assert!(!sender.guest.is_running() && !bench.acts().contains(&"thaw".to_owned()), "{:?}", bench.acts());
 }
 
 #[test]
@@ -364,6 +379,11 @@ fn what_was_found_bad_never_goes_though_the_remedy_fails_and_the_gate_is_to_fail
     assert_eq!(bench.kernel.network("vif7.0"), [0, 1]);
     assert!(!sender.guest.is_running());
     assert!(!bench.acts().contains(&"fail-open".to_owned()), "{:?}", bench.acts());
+    // The next gate does not take it for one in quarantine: it looks again, and finds the same.
+    let mut oracle = Oracle::new(&bench.kernel, [(2, Answers::Bad)]);
+    let (_, end) = bench.run(&bench.gate(&Sender::new(&bench.kernel, 2), 4), &mut oracle);
+    assert!(matches!(end, Err(GateError::Output(_))), "{end:?}");
+    assert_eq!(bench.kernel.network("vif7.0"), [0, 1]);
 }
 
 #[test]
