@@ -93,8 +93,10 @@ impl Pause for Suspending {
         match suspended {
             Ok(()) => Ok(Hold::Ours),
             Err(error) => {
-                let _ = take_back(&self.domain);
-                let _ = self.journal.holding(Holding::Nothing);
+                // A guest that may still suspend itself is for the next to come to let go on.
+                if !matches!(take_back(&self.domain), Ok(TakenBack::Pending)) {
+                    let _ = self.journal.holding(Holding::Nothing);
+                }
                 Err(error)
             }
         }
@@ -123,8 +125,19 @@ pub(super) fn undo(domain: &Domain, holding: Holding) -> Result<bool, SourceErro
             unpaused.map_err(|error| domain.failed("unpausing the domain", error)).map(|()| true)
         }
         Holding::Paused => Ok(false),
-        Holding::Suspended => take_back(domain),
+        Holding::Suspended => Ok(take_back(domain)? == TakenBack::Resumed),
     }
+}
+
+/// What became of a request to suspend that was taken back.
+#[derive(PartialEq)]
+enum TakenBack {
+    /// The guest had suspended itself and runs on.
+    Resumed,
+    /// It has not noticed the request.
+    Withdrawn,
+    /// It has noticed and not suspended itself.
+    Pending,
 }
 
 /// How a domain stands still that nobody of us holds.
@@ -180,16 +193,18 @@ fn wait_until_suspended(domain: &Domain, limit: Duration) -> Result<(), SourceEr
 }
 
 /// Takes the request back, or, when the guest has noticed it already, waits for it and lets the guest go on.
-fn take_back(domain: &Domain) -> Result<bool, SourceError> {
+fn take_back(domain: &Domain) -> Result<TakenBack, SourceError> {
     let node = domain.path("control/shutdown");
     let error = |error| domain.failed("taking back the request to suspend", error);
-    if domain.store.read(&node).map_err(error)?.as_deref() == Some("suspend") {
+    let withdrawn = domain.store.read(&node).map_err(error)?.as_deref() == Some("suspend");
+    if withdrawn {
         domain.store.write(&node, "").map_err(error)?;
     }
     // It may have noticed just before, or long ago.
-    match wait_until_suspended(domain, NOTICE) {
-        Ok(()) => resume(domain).map(|()| true),
-        Err(SourceError::Timeout { .. }) => Ok(false),
+    match wait_until_suspended(domain, if withdrawn { NOTICE } else { SUSPEND }) {
+        Ok(()) => resume(domain).map(|()| TakenBack::Resumed),
+        Err(SourceError::Timeout { .. }) if withdrawn => Ok(TakenBack::Withdrawn),
+        Err(SourceError::Timeout { .. }) => Ok(TakenBack::Pending),
         Err(error) => Err(error),
     }
 }
