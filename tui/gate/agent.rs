@@ -1,7 +1,7 @@
 //! The gate's side of its scanner: starts it, asks it, gives it what it needs of the past, and replaces it when it dies or hangs.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -52,6 +52,9 @@ const TELL: Duration = Duration::from_secs(10);
 
 /// Most that a scanner may have said and nobody has heard yet.
 const NEWS_MAX: usize = 256;
+
+/// Most that is passed on of what a scanner said before it ended, in bytes.
+const WORDS_MAX: u64 = 1024;
 
 /// How many verdicts a scanner's knowledge of boots may be behind in the archive.
 const UNWRITTEN_MAX: u64 = 64;
@@ -128,15 +131,15 @@ impl Scanner {
 
     /// Why it has ended; it is gone then.
     fn ended(&mut self, reason: String) -> String {
-        let status = self.running.take().map(|mut running| running.end());
-        match status {
-            Some(Ok(status)) => match status.signal() {
-                Some(signal) => format!("the scanner was ended by signal {signal}"),
-                None if reason.is_empty() => format!("the scanner ended: {status}"),
-                None => reason,
-            },
-            _ => reason,
-        }
+        let Some(mut running) = self.running.take() else { return reason };
+        let Ok(status) = running.end() else { return reason };
+        let how = match status.signal() {
+            Some(signal) => format!("the scanner was ended by signal {signal}"),
+            None if reason.is_empty() => format!("the scanner ended: {status}"),
+            None => return reason,
+        };
+        let words = running.last_words();
+        if words.is_empty() { how } else { format!("{how}; it said: {words}") }
     }
 
     fn ask(&mut self, question: &Question<'_>) -> Result<(), String> {
@@ -220,7 +223,7 @@ impl Running {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = Command::new(MYSELF);
         command.arg(SUBCOMMAND).env_clear().current_dir("/");
-        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
+        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::piped());
         // In a process group of its own: Ctrl-C is the gate's to answer.
         command.process_group(0);
         if rustix::process::geteuid().is_root() {
@@ -269,6 +272,16 @@ impl Running {
             let _ = listening.join();
         }
         Ok(status)
+    }
+
+    /// The beginning of what it has said of itself, for instance why it panicked. It has ended: a line that it filled is its own
+    /// affair, and no other process has it.
+    fn last_words(&mut self) -> String {
+        let mut said = Vec::new();
+        if let Some(errors) = self.child.stderr.take() {
+            let _ = errors.take(WORDS_MAX).read_to_end(&mut said);
+        }
+        String::from_utf8_lossy(&said).split_whitespace().collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -328,7 +341,7 @@ impl Conversation {
                 return Ok(true);
             }
             Report::Verdict { epoch, verdict, because, took_us } => {
-                self.pin(frame.bytes);
+                self.pin(epoch, frame.bytes)?;
                 let because = wire::shortened(because);
                 let verdict = match verdict {
                     WireVerdict::Passed => Verdict::Passed,
@@ -353,9 +366,13 @@ impl Conversation {
         self.past.as_ref().ok_or_else(String::new)
     }
 
-    /// Remembers the boots that the scanner knows, and now and then has the archive remember them.
-    fn pin(&self, boots: Vec<u8>) {
+    /// Remembers the boots that the scanner knows, and now and then has the archive remember them. One that was taken over
+    /// cannot make its successors believe in another past.
+    fn pin(&self, epoch: u64, boots: Vec<u8>) -> io::Result<()> {
         let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Live::continues(&pinned.latest, &boots, epoch) {
+            return Err(io::Error::other("it tells another past than before"));
+        }
         pinned.latest = boots;
         pinned.unwritten += 1;
         // The first VM epoch is not there yet when it is judged.
@@ -363,6 +380,7 @@ impl Conversation {
             // They can be found again: an archive that cannot keep them is said elsewhere.
             let _ = self.task.archive.set_pin(&self.task.vm, Live::PIN_NAME, &pinned.latest);
         }
+        Ok(())
     }
 
     fn reply(&self, order: Order, bytes: &[u8]) -> io::Result<()> {

@@ -17,7 +17,7 @@ const ADDRESS_SPACE: u64 = 1 << 40;
 const DATA: u64 = 4 << 30;
 
 /// The calls that looking at memory takes: reading and writing what is open, memory, threads that exist, and time.
-const ALLOWED: [&str; 43] = [
+const ALLOWED: [&str; 42] = [
     "read",
     "write",
     "readv",
@@ -54,7 +54,6 @@ const ALLOWED: [&str; 43] = [
     "sigaltstack",
     "gettid",
     "getpid",
-    "tgkill",
     "rseq",
     "set_robust_list",
     "membarrier",

@@ -44,6 +44,16 @@ impl Boots {
         self
     }
 
+    /// Whether this, said after `epoch` was looked at, only adds to what was known then: boots that began since. Whoever says
+    /// otherwise tells another past.
+    pub(super) fn continues(&self, known: Self, epoch: u64) -> bool {
+        let known = known.until(epoch);
+        let since = self.boots.strip_prefix(known.boots.as_slice());
+        self.looked_at == epoch + 1
+            && since
+                .is_some_and(|boots| boots.iter().all(|boot| (known.looked_at..=epoch).contains(&boot.first)))
+    }
+
     /// Whether another boot can be remembered. A guest that makes up boots cannot fill the archive.
     fn has_room(&self) -> bool {
         self.boots.len() < MAX_PINS
@@ -191,6 +201,24 @@ mod tests {
         let boots = Boots { looked_at: 9, boots: vec![boot(0), boot(8)] };
         assert_eq!(boots.clone().until(9), boots);
         assert_eq!(boots.until(8), Boots { looked_at: 8, boots: vec![boot(0)] });
+    }
+
+    #[test]
+    fn a_past_can_be_added_to_and_not_be_told_anew() {
+        let known = || Boots { looked_at: 9, boots: vec![boot(0), boot(7)] };
+        let said = |looked_at, firsts: &[u64]| Boots {
+            looked_at,
+            boots: firsts.iter().map(|first| boot(*first)).collect(),
+        };
+        assert!(said(10, &[0, 7]).continues(known(), 9));
+        assert!(said(10, &[0, 7, 9]).continues(known(), 9));
+        assert!(said(12, &[0, 7, 10]).continues(known(), 11), "what was looked at in between");
+        assert!(!said(10, &[0, 7, 8]).continues(known(), 9), "that epoch began no boot");
+        assert!(!said(10, &[0]).continues(known(), 9));
+        assert!(!said(10, &[0, 6]).continues(known(), 9));
+        assert!(!said(11, &[0, 7]).continues(known(), 9), "another epoch");
+        // The epoch that was judged before a crash was not archived, and is another now.
+        assert!(said(8, &[0]).continues(Boots { looked_at: 8, boots: vec![boot(0), boot(7)] }, 7));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::boots::Boots;
 use crate::guest::{BringUpError, Guest, Profiles};
 
 /// Name of the blob that boots are pinned under.
-pub(super) const PIN_NAME: &str = "boots";
+const PIN_NAME: &str = "boots";
 
 /// Why nothing can be said of an epoch.
 #[derive(Debug, thiserror::Error)]

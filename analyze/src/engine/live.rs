@@ -69,8 +69,16 @@ struct Given {
 }
 
 impl Live<'_> {
-    /// Name of the blob that boots are pinned under in the archive.
-    pub const PIN_NAME: &'static str = super::history::PIN_NAME;
+    /// Name of the blob that boots are pinned under in the archive. A [`History`](super::History) has its own: what one learns who
+    /// may have been taken over by a guest is not believed afterwards.
+    pub const PIN_NAME: &'static str = "live_boots";
+
+    /// Whether `said`, the pinned boots of one who has just looked at `epoch`, only adds to `known`, what was pinned before: boots
+    /// that have begun since.
+    pub fn continues(known: &[u8], said: &[u8], epoch: u64) -> bool {
+        let known = Boots::decode(known).unwrap_or_default();
+        Boots::decode(said).is_ok_and(|said| said.continues(known, epoch))
+    }
 }
 
 impl<'a> Live<'a> {
@@ -100,7 +108,7 @@ impl<'a> Live<'a> {
         Ok(live)
     }
 
-    /// The boots there are, for the archive to keep ([`History`](super::History) reads the same).
+    /// The boots there are, for the archive to keep.
     pub fn pinned(&self) -> Vec<u8> {
         self.boots.encode()
     }
