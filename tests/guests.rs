@@ -6,7 +6,7 @@ mod lists;
 mod live;
 
 use varve_fixtures::history::{EPOCHS, Epoch, SCHEDULE, history};
-use varve_fixtures::{Guest, GuestConfig, Kernel};
+use varve_fixtures::{Guest, GuestConfig, Kernel, LabError};
 
 use crate::support::{Archive, text};
 
@@ -37,18 +37,30 @@ impl Recorded {
     }
 }
 
+/// How often a history is begun whose guest's emulator ends in the middle of it.
+const ATTEMPTS: usize = 3;
+
 /// Boots a guest, lives through the history of all plants with it, and captures each epoch live.
 fn record(config: &GuestConfig) -> Recorded {
-    let mut guest = Guest::boot(config).unwrap();
+    for _ in 1..ATTEMPTS {
+        match record_once(config) {
+            Err(error) if error.has_ended() => eprintln!("beginning the history again: {error}"),
+            recorded => return recorded.unwrap(),
+        }
+    }
+    record_once(config).unwrap()
+}
+
+fn record_once(config: &GuestConfig) -> Result<Recorded, LabError> {
+    let mut guest = Guest::boot(config)?;
     let archive = Archive::create();
     let source = format!("qemu:{}", text(&guest.qmp_socket()));
-    let kallsyms = String::from_utf8(guest.read_file("/proc/kallsyms").unwrap()).unwrap();
+    let kallsyms = String::from_utf8(guest.read_file("/proc/kallsyms")?).unwrap();
     let epochs = history(&mut guest, &SCHEDULE, EPOCHS, |_, number| {
         let lines = archive.json(&["capture", &source, "--epochs", "1"], 0);
         assert_eq!((&lines[0]["epoch"], &lines[0]["type"]), (&number.into(), &"epoch".into()), "{lines:?}");
-    })
-    .unwrap();
-    Recorded::new(archive, epochs, kallsyms)
+    })?;
+    Ok(Recorded::new(archive, epochs, kallsyms))
 }
 
 fn every_list_and_every_finding(config: &GuestConfig) {
