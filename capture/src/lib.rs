@@ -44,10 +44,13 @@ pub struct Options {
     /// Run while a guest has suspended itself, to take a snapshot of its disks; what it prints is what the snapshot is
     /// called. `VARVE_VM` and `VARVE_SOURCE` tell it which guest that is.
     pub disk_snapshot: Option<Hook>,
+    /// Within how many epochs every frame is compared at least once, whether or not the source says that it was written to. Zero:
+    /// never.
+    pub recheck_epochs: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { staging_bytes: 256 << 20, disk_snapshot: None }
+        Self { staging_bytes: 256 << 20, disk_snapshot: None, recheck_epochs: 1024 }
     }
 }

@@ -70,6 +70,12 @@ impl Ram {
         }
     }
 
+    /// The same, and the dirty log does not tell.
+    pub fn slip(&mut self, gfn: Gfn, byte: u8) {
+        self.fill(gfn, byte);
+        self.dirty.pop();
+    }
+
     /// Makes a frame unreadable.
     pub fn lose(&mut self, gfn: Gfn) {
         self.missing.push(gfn);

@@ -48,6 +48,10 @@ pub(crate) struct Capture {
     /// prints: rollback gives that to --disk-restore. $VARVE_VM and $VARVE_SOURCE say which guest; after 30 s it is killed
     #[arg(long, value_name = "CMD")]
     disk_snapshot: Option<String>,
+    /// Look at every frame again within so many epochs, also at those that Xen's log says nobody has written to: it does not see
+    /// all. 0: never
+    #[arg(long, value_name = "N", default_value_t = varve_capture::Options::default().recheck_epochs)]
+    recheck: u64,
 }
 
 /// How a guest is held still.
@@ -79,7 +83,11 @@ impl Capture {
             ));
         }
         let disk_snapshot = self.disk_snapshot.as_deref().map(Hook::for_disks);
-        let options = varve_capture::Options { disk_snapshot, ..varve_capture::Options::default() };
+        let options = varve_capture::Options {
+            disk_snapshot,
+            recheck_epochs: self.recheck,
+            ..varve_capture::Options::default()
+        };
         let ended = varve_capture::capture(&*source, &archive, vm, &plan, &options, &interrupt, &reporter);
         conclude(context, reporter, ended, true)
     }

@@ -11,6 +11,7 @@ use varve_capture::gate::{Quarantine, Remedy, Settings};
 struct Keys {
     interval_ms: Option<u64>,
     restore_point_every: Option<u64>,
+    recheck_epochs: Option<u64>,
     hold_budget_ms: Option<u64>,
     incomplete_budget_ms: Option<u64>,
     scan_limit_ms: Option<u64>,
@@ -67,6 +68,7 @@ pub(crate) fn settings(table: &toml::Table) -> Result<Settings, String> {
     Ok(Settings {
         interval: time("interval_ms", keys.interval_ms, defaults.interval)?,
         suspend_every: keys.restore_point_every.unwrap_or(defaults.suspend_every),
+        recheck_epochs: keys.recheck_epochs.unwrap_or(defaults.recheck_epochs),
         hold_budget: time("hold_budget_ms", keys.hold_budget_ms, defaults.hold_budget)?,
         incomplete_budget: time(
             "incomplete_budget_ms",
@@ -100,7 +102,7 @@ mod tests {
     fn nothing_said_is_the_default_and_everything_can_be_said() {
         assert_eq!(parse(""), Ok(Settings::default()));
         let said = parse(
-            "interval_ms = 500\nrestore_point_every = 10\nhold_budget_ms = 1\nincomplete_budget_ms = 2\nscan_limit_ms = 3\n\
+            "interval_ms = 500\nrestore_point_every = 10\nrecheck_epochs = 9\nhold_budget_ms = 1\nincomplete_budget_ms = 2\nscan_limit_ms = 3\n\
              limit_mib = 4\nhold_inbound = true\non_finding = \"quarantine\"\non_undecided = \"quarantine\"\n\
              quarantine_after_ms = 5\nquarantine_bridge = \"island\"",
         );
@@ -108,6 +110,7 @@ mod tests {
         let expected = Settings {
             interval: Duration::from_millis(500),
             suspend_every: 10,
+            recheck_epochs: 9,
             hold_budget: Duration::from_millis(1),
             incomplete_budget: Duration::from_millis(2),
             scan_limit: Duration::from_millis(3),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Options;
+
 /// How a gate is to behave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -9,6 +11,8 @@ pub struct Settings {
     pub interval: Duration,
     /// For every so many epochs, beginning with the first, the guest suspends itself, so that it can be started from them; 0 for none.
     pub suspend_every: u64,
+    /// As [`Options::recheck_epochs`](crate::Options::recheck_epochs).
+    pub recheck_epochs: u64,
     /// How long packets may wait while no verdict comes and the guest runs on; then it is paused.
     pub hold_budget: Duration,
     /// How long they may wait while verdicts come that are incomplete, as of a guest that is booting; then it is paused.
@@ -48,6 +52,7 @@ impl Default for Settings {
         Self {
             interval: Duration::from_millis(200),
             suspend_every: 0,
+            recheck_epochs: Options::default().recheck_epochs,
             hold_budget: Duration::from_secs(2),
             incomplete_budget: Duration::from_secs(60),
             scan_limit: Duration::from_secs(30),

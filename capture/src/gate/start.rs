@@ -122,7 +122,8 @@ fn take_epochs(
     let Some(pause) = gate.source.pause() else { return Ok(GateEnd::Finished) };
     let source = Gated::new(gate.source, pause, control);
     let attendant = Attendant::new(control, judge);
-    let (options, ear) = (Options::default(), Ear(control));
+    let options = Options { recheck_epochs: gate.settings.recheck_epochs, ..Options::default() };
+    let ear = Ear(control);
     let ingest = Ingest {
         archive: gate.archive,
         vm: gate.vm,

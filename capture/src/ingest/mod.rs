@@ -9,7 +9,7 @@
 //! until a later epoch holds it again.
 //!
 //! A source that tells which frames were written to is held only until those are copied ([`copies`]); the scan then
-//! compares the copies, while the guest runs.
+//! compares the copies, while the guest runs. Some frames are compared in any case, in turn ([`rounds`]).
 //!
 //! Nothing is read of a source that is [fed](crate::source::Feed): what comes is copied, scanned and stored piece by piece.
 
@@ -18,6 +18,7 @@ mod copies;
 mod fed;
 mod held;
 mod holes;
+mod rounds;
 mod run;
 pub(crate) mod scan;
 mod staging;
@@ -34,6 +35,7 @@ use crate::source::{GuestMemory, Source};
 use crate::{CaptureError, Interrupt, Observer, Options};
 use changes::Changes;
 pub(crate) use copies::Copies;
+use rounds::Rounds;
 use run::{Captured, Run};
 use staging::Staging;
 pub(crate) use witness::Witness;
@@ -69,6 +71,7 @@ pub(crate) struct History {
     /// Whether everything was copied once before the guest was held.
     copied_ahead: bool,
     copies: Copies,
+    rounds: Rounds,
 }
 
 impl Ingest<'_> {

@@ -11,6 +11,7 @@ use varve_store::{EpochWriter, FrameLayout};
 use super::changes::Changes;
 use super::copies::Copies;
 use super::held::Held;
+use super::rounds::Rounds;
 use super::scan::Scanner;
 use super::staging::{Staging, Start};
 use super::{History, Ingest, Witness};
@@ -91,7 +92,11 @@ impl<'a> Run<'a> {
         let log = self.source.dirty_log();
         // Without a log every epoch compares everything, so that a copy ahead serves the first only.
         if history.copied_ahead && (in_step || log.is_none()) {
-            return self.hold(pause, suspend, previous, in_step, &mut history.copies);
+            let unsaid = match log {
+                Some(_) => self.unsaid(previous, &mut history.rounds)?,
+                None => Vec::new(),
+            };
+            return self.hold(pause, suspend, previous, in_step, &unsaid, &mut history.copies);
         }
         // The log is to tell what is written from here on.
         log.map(|log| self.logged(log.take())).transpose()?;
@@ -105,7 +110,23 @@ impl<'a> Run<'a> {
         self.staging.drain().map_err(|_| CaptureError::Abandoned)?;
         history.copied_ahead = true;
         let ahead = ahead.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.hold(pause, suspend, &ahead, log.is_some(), &mut history.copies)
+        self.hold(pause, suspend, &ahead, log.is_some(), &[], &mut history.copies)
+    }
+
+    /// Frames that hold something else than in the epoch before, among those whose turn it is; the log may tell of them or not. The
+    /// guest runs meanwhile.
+    fn unsaid(&self, previous: &[[u8; 32]], rounds: &mut Rounds) -> Result<Vec<Gfn>, CaptureError> {
+        let numbers = rounds.next(self.layout.frames(), self.ingest.options.recheck_epochs);
+        let frames: Vec<Gfn> = numbers.iter().filter_map(|number| self.layout.gfn(*number)).collect();
+        let mut kept = Vec::new();
+        let memory = self.anew(&frames, &mut kept)?;
+        let differing = Mutex::new(Vec::new());
+        Scanner { memory, previous, dirty: Some(&numbers) }.run(|_, changes| {
+            let found = changes.frames.iter().filter_map(|(number, _)| self.layout.gfn(*number));
+            differing.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+            ControlFlow::Continue(())
+        });
+        Ok(differing.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Queues copies of frames that a source was fed. What they held before is not looked at: the archive finds out when it
@@ -121,13 +142,14 @@ impl<'a> Run<'a> {
     }
 
     /// Holds the guest, reads what there is to read, and lets it go. `in_step`: the log tells the difference to
-    /// `previous`.
+    /// `previous`, but for that in the frames `unsaid`.
     fn hold(
         self,
         pause: &dyn Pause,
         suspend: bool,
         previous: &[[u8; 32]],
         in_step: bool,
+        unsaid: &[Gfn],
         copies: &mut Copies,
     ) -> Result<Captured, CaptureError> {
         self.staging.start(Start::WhenScanned);
@@ -143,7 +165,8 @@ impl<'a> Run<'a> {
         let begun = self.ingest.witness.map_or(Ok(()), |witness| witness.held());
         split.output = watch.lap();
         let read = begun.map_err(|error| self.failed(error));
-        let read = read.and_then(|()| self.read_held(previous, in_step, copies, &mut split, &mut watch));
+        let read =
+            read.and_then(|()| self.read_held(previous, in_step, unsaid, copies, &mut split, &mut watch));
         let disk_snapshot = self.snapshot_disks(suspended && read.is_ok());
         split.disks = watch.lap();
         self.tell(|witness| witness.read());
@@ -182,13 +205,21 @@ impl<'a> Run<'a> {
         &self,
         previous: &[[u8; 32]],
         in_step: bool,
+        unsaid: &[Gfn],
         copies: &mut Copies,
         split: &mut PauseSplit,
         watch: &mut Stopwatch,
     ) -> Result<Read, CaptureError> {
         let log = self.source.dirty_log();
         // The log is taken in any case, so that the next one begins here.
-        let dirty = log.map(|log| self.logged(log.take())).transpose()?;
+        let mut dirty = log.map(|log| self.logged(log.take())).transpose()?;
+        if let Some(Dirty::Frames(frames)) = &mut dirty
+            && !unsaid.is_empty()
+        {
+            frames.extend(unsaid);
+            frames.sort_unstable();
+            frames.dedup();
+        }
         split.dirty = watch.lap();
         let (mut residue, mut copied, mut anew) = (Vec::new(), false, Vec::new());
         match (log, dirty) {

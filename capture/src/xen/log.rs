@@ -2,8 +2,10 @@
 //!
 //! Xen write-protects the frames in the second level of page tables and notes each first write
 //! (`XEN_DOMCTL_SHADOW_OP_*` of `xen/domctl.h`). It also notes what it, or a backend through a grant, writes for the
-//! guest, and frames that are put into its memory (`xen/arch/x86/mm/p2m.c`). What a backend writes through a grant that
-//! it keeps mapped is noted when it is unmapped. What Xen writes of its own accord is not noted: see [`own`](super::own).
+//! guest. What a backend writes through a grant that it keeps mapped is noted when it is unmapped. What Xen writes of its own
+//! accord is not noted: see [`own`](super::own). That a guest puts another page at a frame number is not either (`p2m_add_page` of
+//! `xen/arch/x86/mm/p2m.c`), nor what it then writes to that page until the log is next taken: both show when the frame has its
+//! turn ([`Options::recheck_epochs`](crate::Options::recheck_epochs)).
 
 use std::collections::BTreeSet;
 use std::io;

@@ -148,8 +148,8 @@ impl GuestMemory for DomainMemory {
         self.mapping.bytes(usize::try_from(index).ok()?.checked_mul(PAGE_SIZE)? + offset, len)
     }
 
-    /// The domain can have another page at a frame number by now (`XENMEM_add_to_physmap`), which Xen notes as written to, and the
-    /// mapping goes on showing the one that was there.
+    /// The domain can have another page at a frame number by now (`XENMEM_add_to_physmap`), and the mapping goes on showing the one that
+    /// was there.
     fn anew(&self, frames: &[Gfn]) -> Result<Option<Box<dyn GuestMemory>>, SourceError> {
         // Xen's library takes no frames for a mistake.
         if frames.is_empty() {

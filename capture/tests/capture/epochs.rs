@@ -186,6 +186,28 @@ fn a_small_staging_limit_loses_nothing() {
 }
 
 #[test]
+fn what_no_log_tells_of_is_found_when_its_turn_comes() {
+    for (recheck_epochs, expected) in [(4, 9), (0, 1)] {
+        let scratch = scratch();
+        let mut guest = Scripted::new(
+            &[region(0, 20)],
+            Box::new(|nth, ram| match nth {
+                0 => (0..20).for_each(|gfn| ram.fill(Gfn(gfn), 1)),
+                1 => (0..20).for_each(|gfn| ram.slip(Gfn(gfn), 9)),
+                _ => {}
+            }),
+        );
+        guest.dirty_log = true;
+        let plan = Plan::every(Duration::ZERO, Some(8));
+        let options = Options { recheck_epochs, ..Options::default() };
+        let ended = capture(&guest, &scratch.archive, VM, &plan, &options, &(), &());
+        assert!(ended.error.is_none(), "{:?}", ended.error);
+        assert_eq!(scratch.frames(0), [Some(1); 20]);
+        assert_eq!(scratch.frames(7), [Some(expected); 20], "within {recheck_epochs} epochs");
+    }
+}
+
+#[test]
 fn finish_ends_the_wait_for_the_next_epoch() {
     let scratch = scratch();
     let guest = Scripted::new(&[region(0, 10)], one_frame_an_epoch());
