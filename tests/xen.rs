@@ -10,6 +10,7 @@ mod pauses;
 mod plants;
 mod quarantine;
 mod releases;
+mod story;
 mod stream;
 mod trace;
 
@@ -105,35 +106,49 @@ fn epochs_follow_each_other_under_load_and_the_pauses_are_split() {
 
 #[test]
 fn a_capture_that_is_killed_loses_no_epoch_and_the_next_lets_the_domain_go() {
-    let kills: u32 = std::env::var("VARVE_KILLS").ok().map_or(6, |kills| kills.parse().unwrap());
+    let kills: u32 = std::env::var("VARVE_KILLS").ok().map_or(10, |kills| kills.parse().unwrap());
     let mut host = host();
     let mut guest = host.guest("killed");
     guest.spawn("workload", 1000, "/usr/bin/python3", &["/usr/lib/varve/workload.py", "2", "8"]).unwrap();
     let mut acknowledged: Vec<String> = Vec::new();
     let mut seed = 0x9e37_79b9_u64;
     for round in 0..kills {
-        // Pauses and suspensions in turn, cut off somewhere between the first epoch and the tenth.
+        // Pauses and suspensions in turn, cut off somewhere between the first epoch and the tenth; one in three before that.
         let hold = if round % 2 == 0 { "pause" } else { "suspend" };
+        let begun = round % 3 != 2;
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let after_ms = seed >> 33 & 0x7ff;
-        let printed = host.script("killed", &format!(
-            "varve --json capture xen:killed --interval 50ms --quiesce {hold} >/tmp/killed 2>/tmp/killed.err &\n\
-             for try in $(seq 600); do [ -s /tmp/killed ] || sleep 0.05; done\n\
-             sleep {}.{:03}\n\
-             kill -9 $!; wait $! || true; cat /tmp/killed",
-            after_ms / 1000,
-            after_ms % 1000
+        host.script("killed", &format!(
+            "varve --json capture xen:killed --interval 50ms --quiesce {hold} >/tmp/killed 2>/tmp/killed.err </dev/null &\n\
+             echo $! >/tmp/capture\n\
+             {begun} || exit 0\n\
+             for try in $(seq 1200); do [ ! -s /tmp/killed ] || exit 0; sleep 0.05; done\n\
+             cat /tmp/killed.err; exit 1",
         ));
+        if begun {
+            assert!(guest.read_file("/proc/uptime").is_ok(), "round {round}: it runs again");
+        }
+        let printed = host.script(
+            "killed",
+            &format!(
+                "sleep {}.{:03}\n\
+                 kill -9 $(cat /tmp/capture)\n\
+                 while [ -e /proc/$(cat /tmp/capture)/exe ]; do sleep 0.05; done\n\
+                 cat /tmp/killed",
+                after_ms / 1000,
+                after_ms % 1000
+            ),
+        );
         // The last line may be cut off.
         let whole = printed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let ids: Vec<String> = whole.filter_map(|line| Some(line["id"].as_str()?.to_owned())).collect();
-        assert!(!ids.is_empty(), "round {round}: {}", host.script("killed", "cat /tmp/killed.err"));
+        assert!(!begun || !ids.is_empty(), "round {round}: {}", host.script("killed", "cat /tmp/killed.err"));
         println!("round {round}: {hold}, killed after {after_ms} ms, {} epochs", ids.len());
         acknowledged.extend(ids);
-        let lines = host.json("killed", &["capture", "xen:killed", "--epochs", "1"], 0);
-        acknowledged.push(lines[0]["id"].as_str().unwrap().to_owned());
-        assert!(guest.truth().is_ok(), "round {round}: the guest answers");
     }
+    let lines = host.json("killed", &["capture", "xen:killed", "--epochs", "1"], 0);
+    acknowledged.push(lines[0]["id"].as_str().unwrap().to_owned());
+    assert!(guest.truth().is_ok(), "the guest answers");
     let kept = host.json("killed", &["epochs"], 0);
     let kept: Vec<&str> = kept.iter().map(|epoch| epoch["id"].as_str().unwrap()).collect();
     for id in &acknowledged {

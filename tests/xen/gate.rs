@@ -267,6 +267,39 @@ fn a_full_disk_ends_the_gate_with_the_guest_paused_and_room_lets_it_go_on() {
     scene.evidence().nothing_leaked();
 }
 
+/// What the documentation tells to do when something was found.
+#[test]
+fn a_frozen_domain_is_rolled_back_and_gated_before_it_runs() {
+    let mut scene = Scene::new(&format!("{POLICY}restore_point_every = 3\n"));
+    scene.begin("--interval 200ms");
+    scene.until("[ -e /var/log/varve/gate-web1.jsonl ]", Duration::from_secs(60));
+    more_releases(&mut scene, 7);
+    // What is taken while the intruder comes may be found clean, and has them come again.
+    let before = scene.host.json("web1", &["epochs"], 0);
+    let clean = before.iter().rfind(|epoch| epoch["restorable"] == true).unwrap()["epoch"].to_string();
+    scene.guest.spawn("xmrig", 33, "/usr/bin/sleep", &["infinity"]).unwrap();
+    let gated = scene.end(Duration::from_secs(120));
+    assert_eq!(gated.status, 4, "{}", gated.said);
+    let summary = gated.lines.iter().find(|line| line["type"] == "summary").unwrap();
+    let hint = format!("rollback {} --replace --paused", summary["last_restorable"]);
+    assert!(gated.said.contains(&hint), "{}", gated.said);
+
+    let before = scene.packets();
+    let done = &scene.host.json("web1", &["rollback", &clean, "--replace", "--paused"], 0)[0];
+    assert_eq!(done["paused"], true, "{done}");
+    scene.begin("--interval 200ms");
+    scene.until("[ $(grep -c '\"held\"' /var/log/varve/gate-web1.jsonl) -ge 2 ]", Duration::from_secs(120));
+    assert_eq!(scene.packets(), before, "nothing is sent unseen");
+    scene.host.reach_again(&mut scene.guest);
+    scene.host.script("web1", "xl unpause web1");
+    more_releases(&mut scene, 3);
+    scene.until(&format!("[ $(wc -l </tmp/packets) -gt {} ]", before + 10), Duration::from_secs(120));
+    assert!(scene.guest.truth().unwrap().named("xmrig").next().is_none(), "the intruder is gone");
+    scene.host.script("web1", "kill -TERM $(pgrep -xf 'varve --json gate.*')");
+    let gated = scene.end(Duration::from_secs(120));
+    assert_eq!(gated.status, 0, "{}", gated.said);
+}
+
 #[test]
 fn the_selftest_passes_here() {
     let mut host = host();

@@ -1,27 +1,29 @@
-//! A guest that puts another page where one was: whoever has its memory mapped goes on seeing the old one.
+//! A guest that puts another page where one was: Xen does not note it, and whoever has its memory mapped goes on seeing the old one.
 
 use varve_formats::{Gpa, PhysicalMemory};
 use varve_store::{Access, Archive};
 
 use super::host::host;
 
-/// Two pages that nobody else uses, and the numbers of their frames (`Documentation/admin-guide/mm/pagemap.rst` of Linux).
-const PAGES: &str = "import ctypes, mmap, time; \
-    pages = mmap.mmap(-1, 8192); pages[0:22] = b'the page that was here'; pages[4096:4118] = b'the page that has come'; \
-    at = ctypes.addressof(ctypes.c_char.from_buffer(pages)) // 4096; \
+/// Two pages that nobody else uses, and the numbers of their frames (`Documentation/admin-guide/mm/pagemap.rst` of Linux). An
+/// object of Python's is where its `id` says, its bytes come 32 further on, and one so large begins a mapping of its own.
+const PAGES: &str = "import time; \
+    pages = bytes(4096 - 48) + b'the page that was here'.ljust(4096) + b'the page that has come'.ljust(1 << 20); \
+    at, rest = divmod(id(pages) + 32 + 4096 - 48, 4096); assert rest == 0; \
     entries = open('/proc/self/pagemap', 'rb', buffering=0); entries.seek(at * 8); \
     numbers = [int.from_bytes(entries.read(8), 'little') & (1 << 55) - 1 for _ in range(2)]; \
     print(*numbers, file=open('/run/pages', 'w'), flush=True); \
     time.sleep(1000000)";
 
 /// Captures epochs until told to end, and waits for two of them.
-const BEGIN: &str = "varve --json capture xen:web1 --interval 200ms >/tmp/epochs 2>/tmp/said </dev/null &
+const BEGIN: &str =
+    "varve --json capture xen:web1 --interval 200ms --recheck 4 >/tmp/epochs 2>/tmp/said </dev/null &
 echo $! >/tmp/capture
 for try in $(seq 1200); do [ $(grep -c pages_changed /tmp/epochs) -lt 2 ] || exit 0; sleep 0.1; done
 cat /tmp/said; exit 1";
 
-/// Waits for two more, and ends it.
-const END: &str = "until=$(($(grep -c pages_changed /tmp/epochs) + 2))
+/// Waits until every frame has had its turn since, and ends it.
+const END: &str = "until=$(($(grep -c pages_changed /tmp/epochs) + 6))
 for try in $(seq 600); do [ $(grep -c pages_changed /tmp/epochs) -lt $until ] || break; sleep 0.1; done
 kill -TERM $(cat /tmp/capture)
 for try in $(seq 600); do ! grep -q summary /tmp/epochs || exit 0; sleep 0.1; done
@@ -36,7 +38,10 @@ fn a_page_that_was_moved_is_seen_where_it_is() {
     let pages: Vec<u64> = pages.split_whitespace().map(|number| number.parse().unwrap()).collect();
     let at = Gpa(pages[0] * 4096);
     host.script("web1", BEGIN);
+    let come = guest.digests_within(pages[1], 1).unwrap();
     guest.move_page(pages[1], pages[0]).unwrap();
+    let now = guest.digests_within(pages[0], 1).unwrap();
+    assert_eq!(now[0].1, come[0].1, "Xen has moved it");
     host.script("web1", END);
 
     let archive = host.bring("web1");
