@@ -30,13 +30,13 @@ demo: ## capture a live guest while an intruder breaks in, and find the first co
 test: $(if $(CI),lint) ## every test: unit, property, and end to end on real guests
 	@scripts/setup build lab
 	@scripts/rocksdb
-	cargo test --workspace --no-fail-fast
+	@scripts/test
 	cargo test --package varve-capture --test output_xen
 
 test-xen: ## the tests on a real Xen host alone (it runs under QEMU; `make test` has them too)
 	@scripts/setup build lab
 	@scripts/rocksdb
-	cargo test --test varve xen:: -- --nocapture
+	@scripts/test --test varve xen::
 	cargo test --package varve-capture --test output_xen
 
 xen-lab: ## a real Xen host with a guest: runs each line of standard input in its dom0

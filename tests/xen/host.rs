@@ -27,7 +27,23 @@ pub(crate) const GUEST_MIB: u32 = 192;
 pub(crate) struct Host(XenHost);
 
 /// The host, while one test has it.
-pub(crate) struct Lease(MutexGuard<'static, Option<Host>>);
+pub(crate) struct Lease {
+    host: MutexGuard<'static, Option<Host>>,
+    /// Where its console was when the test began.
+    console: u64,
+}
+
+impl Drop for Lease {
+    /// Of a test that fails shows what ended a domain while it ran: `scripts/test` tells by it whether that was the emulator.
+    fn drop(&mut self) {
+        let Some(host) = self.host.as_ref().filter(|_| std::thread::panicking()) else { return };
+        let (console, _) = host.0.console_since(self.console);
+        if let Some(at) = console.find("Triple fault") {
+            let shown: Vec<&str> = console[at..].lines().take(12).collect();
+            eprintln!("on Xen's console: {}", shown.join("\n"));
+        }
+    }
+}
 
 /// The host, which is booted for the first who asks, and anew after a test that failed: what that left is no other test's concern.
 pub(crate) fn host() -> Lease {
@@ -41,20 +57,21 @@ pub(crate) fn host() -> Lease {
     if host.is_none() {
         *host = Some(Host::boot(Xen::Bookworm));
     }
-    Lease(host)
+    let console = host.as_ref().map_or(0, |host| host.0.console_since(0).1);
+    Lease { host, console }
 }
 
 impl Deref for Lease {
     type Target = Host;
 
     fn deref(&self) -> &Host {
-        self.0.as_ref().unwrap()
+        self.host.as_ref().unwrap()
     }
 }
 
 impl DerefMut for Lease {
     fn deref_mut(&mut self) -> &mut Host {
-        self.0.as_mut().unwrap()
+        self.host.as_mut().unwrap()
     }
 }
 
