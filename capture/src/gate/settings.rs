@@ -11,7 +11,7 @@ pub struct Settings {
     pub interval: Duration,
     /// For every so many epochs, beginning with the first, the guest suspends itself, so that it can be started from them; 0 for none.
     pub suspend_every: u64,
-    /// As [`Options::recheck_epochs`](crate::Options::recheck_epochs).
+    /// As [`Options::recheck_epochs`].
     pub recheck_epochs: u64,
     /// How long packets may wait while no verdict comes and the guest runs on; then it is paused.
     pub hold_budget: Duration,
