@@ -172,6 +172,37 @@ impl Host {
         self.0.get(path).unwrap()
     }
 
+    /// Begins to capture the domain of this name in the background, and waits for two epochs.
+    pub(crate) fn begin_capture(&mut self, name: &str, arguments: &str) {
+        let capture =
+            format!("varve --json capture xen:{name} {arguments} >/tmp/epochs 2>/tmp/said </dev/null &");
+        self.script(name, &format!("{capture}\necho $! >/tmp/capture"));
+        self.more_epochs(name, 2);
+    }
+
+    /// Waits for so many more epochs of a capture that was begun.
+    pub(crate) fn more_epochs(&mut self, name: &str, count: u32) {
+        self.script(
+            name,
+            &format!(
+                "count() {{ grep -c pages_changed /tmp/epochs || true; }}
+until=$(($(count) + {count}))
+for try in $(seq 1800); do [ $(count) -lt $until ] || exit 0; sleep 0.1; done
+cat /tmp/said; exit 1"
+            ),
+        );
+    }
+
+    /// Ends it.
+    pub(crate) fn end_capture(&mut self, name: &str) {
+        self.script(
+            name,
+            "kill -TERM $(cat /tmp/capture)
+for try in $(seq 600); do ! grep -q summary /tmp/epochs || exit 0; sleep 0.1; done
+cat /tmp/said; exit 1",
+        );
+    }
+
     /// Runs a shell script in dom0 that may take longer than a silent line to dom0 is believed in.
     pub(crate) fn patiently(&mut self, name: &str, script: &str, limit: Duration) {
         self.put("/tmp/script", script);

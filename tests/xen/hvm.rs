@@ -16,19 +16,6 @@ const DRIVER: &str = "for name in scsi_common scsi_mod libata ata_piix sd_mod; d
                       [ ! -e /lib/varve/$name.ko ] || busybox insmod /lib/varve/$name.ko; done; \
                       until [ -b /dev/sda ]; do sleep 0.1; done";
 
-/// Begins to capture, and waits for two epochs.
-const BEGIN: &str = "varve --json capture xen:web1 --interval 300ms >/tmp/epochs 2>/tmp/said </dev/null &
-echo $! >/tmp/capture
-for try in $(seq 1200); do [ $(grep -c pages_changed /tmp/epochs) -lt 2 ] || exit 0; sleep 0.1; done
-cat /tmp/said; exit 1";
-
-/// Waits for two more, and ends it.
-const END: &str = "until=$(($(grep -c pages_changed /tmp/epochs) + 2))
-for try in $(seq 600); do [ $(grep -c pages_changed /tmp/epochs) -lt $until ] || break; sleep 0.1; done
-kill -TERM $(cat /tmp/capture)
-for try in $(seq 600); do ! grep -q summary /tmp/epochs || exit 0; sleep 0.1; done
-cat /tmp/said; exit 1";
-
 #[test]
 fn an_emulated_machine_is_captured_with_what_its_emulator_writes() {
     let mut host = host();
@@ -47,9 +34,10 @@ fn an_emulated_machine_is_captured_with_what_its_emulator_writes() {
     let (epoch, truth) = undisturbed_epoch(&mut host, &mut guest, &[]);
     lists_agree(&mut host, "web1", epoch, &truth);
 
-    host.script("web1", BEGIN);
+    host.begin_capture("web1", "--interval 300ms");
     guest.script("cat /dev/sda >/dev/null").unwrap();
-    host.script("web1", END);
+    host.more_epochs("web1", 2);
+    host.end_capture("web1");
     let last = host.json("web1", &["epochs"], 0).len() as u64 - 1;
     let archive = host.bring("web1");
     let memory: HashSet<u64> = archived(&archive, last).into_values().collect();

@@ -15,20 +15,6 @@ const PAGES: &str = "import time; \
     print(*numbers, file=open('/run/pages', 'w'), flush=True); \
     time.sleep(1000000)";
 
-/// Captures epochs until told to end, and waits for two of them.
-const BEGIN: &str =
-    "varve --json capture xen:web1 --interval 200ms --recheck 4 >/tmp/epochs 2>/tmp/said </dev/null &
-echo $! >/tmp/capture
-for try in $(seq 1200); do [ $(grep -c pages_changed /tmp/epochs) -lt 2 ] || exit 0; sleep 0.1; done
-cat /tmp/said; exit 1";
-
-/// Waits until every frame has had its turn since, and ends it.
-const END: &str = "until=$(($(grep -c pages_changed /tmp/epochs) + 6))
-for try in $(seq 600); do [ $(grep -c pages_changed /tmp/epochs) -lt $until ] || break; sleep 0.1; done
-kill -TERM $(cat /tmp/capture)
-for try in $(seq 600); do ! grep -q summary /tmp/epochs || exit 0; sleep 0.1; done
-cat /tmp/said; exit 1";
-
 #[test]
 fn a_page_that_was_moved_is_seen_where_it_is() {
     let mut host = host();
@@ -37,12 +23,14 @@ fn a_page_that_was_moved_is_seen_where_it_is() {
     let pages = guest.script("until [ -s /run/pages ]; do sleep 0.1; done; cat /run/pages").unwrap();
     let pages: Vec<u64> = pages.split_whitespace().map(|number| number.parse().unwrap()).collect();
     let at = Gpa(pages[0] * 4096);
-    host.script("web1", BEGIN);
+    host.begin_capture("web1", "--interval 200ms --recheck 4");
     let come = guest.digests_within(pages[1], 1).unwrap();
     guest.move_page(pages[1], pages[0]).unwrap();
     let now = guest.digests_within(pages[0], 1).unwrap();
     assert_eq!(now[0].1, come[0].1, "Xen has moved it");
-    host.script("web1", END);
+    // Every frame has had its turn since.
+    host.more_epochs("web1", 6);
+    host.end_capture("web1");
 
     let archive = host.bring("web1");
     let archive = Archive::open(&archive.path(), Access::Read).unwrap();
