@@ -45,7 +45,7 @@ impl Archive {
 
     /// The command on this archive and the VM `web1`.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_varve"));
+        let mut command = Command::new(varve());
         command.env_remove("VARVE_ARCHIVE").env("VARVE_VM", "web1");
         command.arg("-r").arg(self.path());
         command
@@ -94,6 +94,12 @@ impl Ran {
         assert_eq!(self.status, status, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
         self
     }
+}
+
+/// The command: where the tests were packed, beside them.
+fn varve() -> PathBuf {
+    std::env::var_os("VARVE_XEN_FILES")
+        .map_or_else(|| env!("CARGO_BIN_EXE_varve").into(), |folder| Path::new(&folder).join("varve"))
 }
 
 /// The lines whose `key` is `value`.

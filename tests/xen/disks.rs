@@ -7,14 +7,14 @@ use super::host::{GUEST_MIB, host};
 const RECIPE: &[u8] = include_bytes!("../../docs/recipes/disks-lvm-thin");
 
 /// A volume with an empty file system.
-const VOLUME: &str = "vgs lab >/dev/null 2>&1 || {
-    truncate -s 512M /srv/disks
-    loop=$(losetup --show -f /srv/disks)
-    vgcreate lab $loop
-    lvcreate --type thin-pool --size 256M --poolmetadatasize 8M --name pool lab
+const VOLUME: &str = "vgs varvelab >/dev/null 2>&1 || {
+    truncate -s 512M /run/lab/disks
+    loop=$(losetup --show -f /run/lab/disks)
+    vgcreate varvelab $loop
+    lvcreate --type thin-pool --size 256M --poolmetadatasize 8M --name pool varvelab
 }
-lvcreate --thin --virtualsize 64M --name disks lab/pool
-mke2fs -q -t ext4 /dev/lab/disks";
+lvcreate --thin --virtualsize 64M --name disks varvelab/pool
+mke2fs -q -t ext4 /dev/varvelab/disks";
 
 /// Loads the file system, of which parts may be built in.
 const MODULES: &str = "for name in crc32c_generic crc16 mbcache jbd2 ext4; do \
@@ -27,10 +27,13 @@ const WRITER: &str =
 #[test]
 fn a_domain_goes_back_with_its_disk_and_not_without() {
     let mut host = host();
-    host.put("/usr/bin/disks-lvm-thin", RECIPE);
+    host.put("/run/lab/bin/disks-lvm-thin", RECIPE);
     host.script("disks", VOLUME);
-    let config =
-        XenGuestConfig { memory_mib: GUEST_MIB, disk: Some("/dev/lab/disks"), ..XenGuestConfig::default() };
+    let config = XenGuestConfig {
+        memory_mib: GUEST_MIB,
+        disk: Some("/dev/varvelab/disks"),
+        ..XenGuestConfig::default()
+    };
     let mut guest = host.guest_with("disks", config);
     guest.script(MODULES).unwrap();
     guest.script("mkdir /mnt; busybox mount -t ext4 /dev/xvda /mnt; echo first >/mnt/evidence; echo 0 >/mnt/log; sync").unwrap();
@@ -38,14 +41,14 @@ fn a_domain_goes_back_with_its_disk_and_not_without() {
     // Not on the disk yet, but in the memory of the epoch.
     guest.script("seq 5000 >/mnt/unwritten").unwrap();
     let capture = ["capture", "xen:disks", "--epochs", "1", "--quiesce", "suspend"];
-    let snapshot = ["--disk-snapshot", "disks-lvm-thin snapshot lab/disks"];
+    let snapshot = ["--disk-snapshot", "disks-lvm-thin snapshot varvelab/disks"];
     let captured = host.varve("disks", &[&capture[..], &snapshot].concat());
     assert_eq!(captured.status, Some(0), "{}", captured.output);
     assert!(host.json("disks", &["epochs"], 0)[0]["disk_snapshot"].is_string(), "{}", captured.output);
     guest.script("echo later >/mnt/evidence; rm /mnt/unwritten; seq 9000 >/mnt/more; sync").unwrap();
     host.json("disks", &capture, 0);
 
-    let restore = ["--disk-restore", "disks-lvm-thin restore lab/disks"];
+    let restore = ["--disk-restore", "disks-lvm-thin restore varvelab/disks"];
     for (arguments, reason) in [
         (vec!["rollback", "0", "--replace"], "nothing says that they are of the same moment"),
         (
@@ -60,7 +63,7 @@ fn a_domain_goes_back_with_its_disk_and_not_without() {
     assert_eq!(guest.script("cat /mnt/evidence").unwrap(), "later\n", "nothing has changed so far");
 
     let done = &host.json("disks", &[&["rollback", "0", "--replace"][..], &restore].concat(), 0)[0];
-    assert_eq!(done["disks"][0], "xvda (/dev/lab/disks)", "{done}");
+    assert_eq!(done["disks"][0], "xvda (/dev/varvelab/disks)", "{done}");
     host.reach_again(&mut guest);
     assert_eq!(
         guest.script("cat /mnt/evidence; ls /mnt").unwrap(),
@@ -80,12 +83,12 @@ fn a_domain_goes_back_with_its_disk_and_not_without() {
     assert!(after.iter().copied().eq(0..after.len()), "no line is missing or there twice: {after:?}");
     guest.script("[ \"$(cat /mnt/unwritten)\" = \"$(seq 5000)\" ]").unwrap();
     guest.script("busybox umount /mnt").unwrap();
-    host.script("disks", "xl destroy disks; e2fsck -fn /dev/lab/disks");
+    host.script("disks", "xl destroy disks; e2fsck -fn /dev/varvelab/disks");
     let until = host.script(
         "disks",
-        "until=/dev/lab/$(lvs --noheadings -o name lab | grep -o 'disks-until-.*')\n\
+        "until=/dev/varvelab/$(lvs --noheadings -o name varvelab | grep -o 'disks-until-.*')\n\
          e2fsck -fp $until >/dev/null || [ $? = 1 ]\ndebugfs -R 'cat evidence' $until 2>/dev/null",
     );
     assert_eq!(until, "later\n", "what the disk was until the rollback is kept");
-    host.script("disks", "lvremove -y -q lab/pool");
+    host.script("disks", "lvremove -y -q varvelab/pool");
 }

@@ -18,8 +18,8 @@ hold_budget_ms = 60000
 "#;
 
 /// The bridge has an address of either kind, and somebody who notes what comes by.
-const WATCH: &str = "ip addr replace fd00:9::1/64 dev xenbr0 nodad
-/init watch xenbr0 >/tmp/packets 2>&1 </dev/null &
+const WATCH: &str = "ip addr replace fd00:9::1/64 dev varvebr0 nodad
+agent watch varvebr0 >/tmp/packets 2>&1 </dev/null &
 for try in $(seq 100); do ! grep -q watching /tmp/packets || break; sleep 0.1; done
 grep watching /tmp/packets";
 
@@ -40,7 +40,7 @@ impl Scene {
     fn new(policy: &str) -> Self {
         let mut host = host();
         let mut guest = host.guest_at("web1", "10.9.0.2");
-        host.script("web1", "rm -f /var/log/varve/gate-*; pkill -f '^/init watch' || true");
+        host.script("web1", "rm -f /var/log/varve/gate-*; pkill -f '^agent watch' || true");
         host.put("/tmp/policy.toml", policy);
         host.script("web1", WATCH);
         let address = "busybox ip addr add fd00:9::2/64 dev eth0 2>/run/addressed || echo failed >>/run/addressed; echo done >>/run/addressed";

@@ -1,6 +1,9 @@
 //! One Xen host for all tests, with the `varve` command in its dom0. Each test has a guest of its own.
+//!
+//! It is the lab's, or the one that the tests run on, when `VARVE_XEN_FILES` names the folder that `scripts/xen-tests` made.
 
 use std::ops::{Deref, DerefMut};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,34 +34,53 @@ pub(crate) struct Lease {
     host: MutexGuard<'static, Option<Host>>,
     /// Where its console was when the test began.
     console: u64,
+    /// Whether it ends with the test.
+    ends: bool,
 }
 
 impl Drop for Lease {
     /// Of a test that fails shows what ended a domain while it ran: `scripts/test` tells by it whether that was the emulator.
     fn drop(&mut self) {
-        let Some(host) = self.host.as_ref().filter(|_| std::thread::panicking()) else { return };
-        let (console, _) = host.0.console_since(self.console);
-        if let Some(at) = console.find("Triple fault") {
-            let shown: Vec<&str> = console[at..].lines().take(12).collect();
-            eprintln!("on Xen's console: {}", shown.join("\n"));
+        if let Some(host) = self.host.as_ref().filter(|_| std::thread::panicking()) {
+            let (console, _) = host.0.console_since(self.console);
+            if let Some(at) = console.find("Triple fault") {
+                let shown: Vec<&str> = console[at..].lines().take(12).collect();
+                eprintln!("on Xen's console: {}", shown.join("\n"));
+            }
+        }
+        if self.ends {
+            *self.host = None;
         }
     }
 }
 
 /// The host, which is booted for the first who asks, and anew after a test that failed: what that left is no other test's concern.
 pub(crate) fn host() -> Lease {
+    let mut host = lock();
+    if host.is_none() {
+        let folder = std::env::var_os("VARVE_XEN_FILES");
+        *host = Some(folder.map_or_else(|| Host::boot(Xen::Bookworm), |folder| Host::here(folder.as_ref())));
+    }
+    let console = host.as_ref().map_or(0, |host| host.0.console_since(0).1);
+    Lease { host, console, ends: false }
+}
+
+/// A host of the lab's for one test, in the place of the other: both at work would only take each other's time.
+pub(crate) fn host_of(xen: Xen) -> Lease {
+    let mut host = lock();
+    *host = None;
+    *host = Some(Host::boot(xen));
+    Lease { host, console: 0, ends: true }
+}
+
+fn lock() -> MutexGuard<'static, Option<Host>> {
     static HOST: Mutex<Option<Host>> = Mutex::new(None);
-    let mut host = HOST.lock().unwrap_or_else(|poisoned| {
+    HOST.lock().unwrap_or_else(|poisoned| {
         HOST.clear_poison();
         let mut host = poisoned.into_inner();
         *host = None;
         host
-    });
-    if host.is_none() {
-        *host = Some(Host::boot(Xen::Bookworm));
-    }
-    let console = host.as_ref().map_or(0, |host| host.0.console_since(0).1);
-    Lease { host, console }
+    })
 }
 
 impl Deref for Lease {
@@ -80,7 +102,7 @@ fn build(xen: Xen) -> Vec<u8> {
     // One folder serves all releases, for they share most of what is built.
     static BUILDING: Mutex<()> = Mutex::new(());
     let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
-    let target = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("xen");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("xen");
     let mut cargo = Command::new("scripts/with-xen");
     cargo.arg(xen.suite()).args(["cargo", "build", "--release", "--features", "xen", "--bin", "varve"]);
     let built =
@@ -94,12 +116,26 @@ fn build(xen: Xen) -> Vec<u8> {
 }
 
 impl Host {
-    /// Boots a host of a release. Most tests share one: [`host`].
-    pub(crate) fn boot(xen: Xen) -> Self {
+    /// Boots a host of a release.
+    fn boot(xen: Xen) -> Self {
         let varve = build(xen);
-        let mut host = XenHost::boot(XenConfig { xen, ..XenConfig::default() }).unwrap();
-        host.put("/usr/bin/varve", 0o755, &varve).unwrap();
+        Self::with(XenHost::boot(XenConfig { xen, ..XenConfig::default() }).unwrap(), &varve)
+    }
+
+    /// The one that the tests run on.
+    fn here(folder: &Path) -> Self {
+        let varve = std::fs::read(folder.join("varve")).unwrap();
+        Self::with(XenHost::here(folder).unwrap(), &varve)
+    }
+
+    fn with(mut host: XenHost, varve: &[u8]) -> Self {
+        host.put("/run/lab/bin/varve", 0o755, varve).unwrap();
         Self(host)
+    }
+
+    /// A network card of dom0's that leads nowhere.
+    pub(crate) fn spare_card(&self) -> Option<&'static str> {
+        self.0.spare_card()
     }
 
     /// Creates a guest and an archive for it, once the guests of earlier tests are out of the way: there is one processor

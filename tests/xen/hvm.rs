@@ -9,7 +9,7 @@ use super::host::{GUEST_MIB, host};
 use super::{lists_agree, undisturbed_epoch};
 
 /// A disk that is like nothing else, and its content.
-const DISK: &str = "head -c 4194304 /dev/urandom >/srv/emulated; losetup --find --show /srv/emulated";
+const DISK: &str = "head -c 4194304 /dev/urandom >/run/lab/emulated; losetup --find --show /run/lab/emulated";
 
 /// Loads the driver of the emulated disk, with what it depends on.
 const DRIVER: &str = "for name in scsi_common scsi_mod libata ata_piix sd_mod; do \
@@ -22,7 +22,7 @@ fn an_emulated_machine_is_captured_with_what_its_emulator_writes() {
     let disk = host.script("web1", DISK);
     // As constant as those of other disks.
     let disk: &'static str = disk.trim().to_owned().leak();
-    let content = host.read("/srv/emulated");
+    let content = host.read("/run/lab/emulated");
     let config = XenGuestConfig {
         kind: XenGuestKind::Hvm,
         memory_mib: GUEST_MIB,

@@ -4,15 +4,16 @@ use serde_json::Value;
 
 use super::host::host;
 
-/// Bridges: one for guests alone, and one with a network card.
-const BRIDGES: &str = "ip link add island type bridge
-ip link set island up
-ip link add outside type bridge
-ip link set eth0 master outside";
+/// Bridges: one for guests alone, and one with an end of a pair, whose other end may be anywhere.
+const BRIDGES: &str = "ip link add varve-island type bridge
+ip link set varve-island up
+ip link add varve-paired type bridge
+ip link add varve-near type veth peer name varve-far
+ip link set varve-near master varve-paired";
 
 /// Watches it until told to end.
 const BEGIN: &str =
-    "varve --json quarantine 0 --bridge island --interval 500ms >/tmp/watch 2>/tmp/said </dev/null &
+    "varve --json quarantine 0 --bridge varve-island --interval 500ms >/tmp/watch 2>/tmp/said </dev/null &
 echo $! >/tmp/watching
 for try in $(seq 600); do ! grep -q '\"epoch\":1,' /tmp/watch || exit 0; sleep 0.1; done
 cat /tmp/said
@@ -32,9 +33,16 @@ fn a_domain_is_watched_on_an_island_while_the_one_it_was_runs_on() {
     guest.write_file("/run/evidence", "of the epoch").unwrap();
     host.json("bait", &["capture", "xen:bait", "--epochs", "1", "--quiesce", "suspend"], 0);
     guest.write_file("/run/evidence", "of later").unwrap();
-    for (bridge, reason) in
-        [("outside", "\"eth0\" on it leads to a network"), ("nowhere", "is no bridge of this host")]
-    {
+    let mut refusals = vec![
+        ("varve-paired", "\"varve-near\" on it leads to a network".to_owned()),
+        ("nowhere", "is no bridge of this host".to_owned()),
+    ];
+    if let Some(card) = host.spare_card() {
+        let bridge = "varve-outside";
+        host.script("bait", &format!("ip link add {bridge} type bridge\nip link set {card} master {bridge}"));
+        refusals.push((bridge, format!("\"{card}\" on it leads to a network")));
+    }
+    for (bridge, reason) in &refusals {
         let refused = host.varve("bait", &["quarantine", "0", "--bridge", bridge]);
         assert_eq!(refused.status, Some(1), "{}", refused.output);
         assert!(refused.output.contains(reason), "{}", refused.output);
@@ -61,9 +69,12 @@ fn a_domain_is_watched_on_an_island_while_the_one_it_was_runs_on() {
         listed.trim().to_owned()
     });
     assert_eq!(addresses[0], addresses[1]);
-    let ports = host.script("bait", "ls /sys/class/net/island/brif /sys/class/net/xenbr0/brif");
+    let ports = host.script("bait", "ls /sys/class/net/varve-island/brif /sys/class/net/varvebr0/brif");
     assert_eq!(ports.matches("vif").count(), 2, "{ports}");
     // The answer can come from the first alone.
     host.script("bait", "ping -c 1 -W 5 10.9.0.2\nxl destroy bait-quarantine\nping -c 1 -W 5 10.9.0.2");
-    host.script("bait", "ip link del island\nip link del outside");
+    host.script(
+        "bait",
+        "for link in /sys/class/net/varve-*; do [ ! -e $link ] || ip link del ${link##*/}; done",
+    );
 }

@@ -2,16 +2,14 @@
 
 use varve_fixtures::Xen;
 
-use super::host::{Host, host};
+use super::host::host_of;
 use super::{lists_agree, undisturbed_epoch};
 
 const EVIDENCE: &str = "/run/evidence";
 
 #[test]
 fn a_domain_of_xen_4_20_is_captured_and_rolled_back() {
-    // Two hosts at work would only take each other's time.
-    let _other = host();
-    let mut host = Host::boot(Xen::Trixie);
+    let mut host = host_of(Xen::Trixie);
     let version = host.script("newer", "xl info xen_version");
     assert!(version.starts_with("4.20."), "{version}");
     let mut guest = host.guest("newer");

@@ -98,9 +98,11 @@ pub(crate) fn isolated(bridge: &str) -> Result<(), Failure> {
         let subsystem = fs::read_link(place.join("device/subsystem")).ok();
         let card = subsystem.is_some_and(|subsystem| !subsystem.ends_with("xen-backend"));
         let lower = fs::read_dir(&place).map_err(Failure::new)?.filter_map(Result::ok);
-        let leads_on =
+        let stands_on =
             lower.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("lower_"));
-        if card || leads_on {
+        // One end of a pair (`veth`) names the other as its link; whatever is nobody's end names itself.
+        let [index, link] = ["ifindex", "iflink"].map(|name| fs::read_to_string(place.join(name)).ok());
+        if card || stands_on || index != link {
             return Err(Failure::new(format_args!(
                 "bridge {bridge:?} is not isolated: {:?} on it leads to a network",
                 port.file_name()
