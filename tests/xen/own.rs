@@ -43,8 +43,8 @@ fn the_tests_run_on_a_host_of_ones_own_and_leave_nothing() {
 
     host.script("mine", MINE);
     host.put("/run/packed", std::fs::read(&tar).unwrap());
-    host.script("mine", "mkdir -p /root; busybox tar -xf /run/packed -C /root; rm /run/packed");
-    let run = format!("/root/varve-tests/run --exact {TEST} >/run/said 2>&1 </dev/null");
+    host.script("mine", "mkdir -p /srv; busybox tar -xf /run/packed -C /srv; rm /run/packed");
+    let run = format!("/srv/varve-tests/run --exact {TEST} >/run/said 2>&1 </dev/null");
     let refused = host.script("mine", &format!("{run} || tail -n 20 /run/said"));
     assert!(refused.contains("this host has mine"), "{refused}");
     assert!(host.script("mine", "xl list").contains("mine"));
@@ -60,11 +60,11 @@ fn the_tests_run_on_a_host_of_ones_own_and_leave_nothing() {
     let killed = format!(
         "{run} &
 until xl list | grep -q fate; do sleep 1; done
-pkill -KILL -f ^/root/varve-tests/tests
+pkill -KILL -f ^/srv/varve-tests/tests
 ! wait $!"
     );
     host.script("mine", &killed);
     assert_eq!(host.script("mine", STATE), before, "all is as it was");
-    host.script("mine", "rm -r /root/varve-tests /run/said");
+    host.script("mine", "rm -r /srv/varve-tests /run/said");
     host.script("mine", include_str!("../../fixtures/src/xen/network.sh"));
 }
