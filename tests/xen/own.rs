@@ -51,7 +51,7 @@ fn the_tests_run_on_a_host_of_ones_own_and_leave_nothing() {
     host.script("mine", "xl destroy mine; ip link del varvebr0");
     let before = host.script("mine", STATE);
 
-    host.patiently("mine", &format!("{run} || {{ cat /run/said; exit 1; }}"), Duration::from_secs(400));
+    host.patiently("mine", &format!("{run} || {{ cat /run/said; exit 1; }}"), Duration::from_secs(900));
     let said = host.script("mine", "rm /tmp/*; cat /run/said");
     assert!(said.contains("test result: ok. 1 passed"), "{said}");
     assert!(said.contains("SKIPPED: xen::releases"), "{said}");
