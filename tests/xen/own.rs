@@ -65,6 +65,4 @@ pkill -KILL -f ^/srv/varve-tests/tests
     );
     host.script("mine", &killed);
     assert_eq!(host.script("mine", STATE), before, "all is as it was");
-    host.script("mine", "rm -r /srv/varve-tests /run/said");
-    host.script("mine", include_str!("../../fixtures/src/xen/network.sh"));
 }
