@@ -27,6 +27,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How often the source may fail in a row; then it is not by chance.
 const FAILURES_MAX: u32 = 5;
 
+/// How often at most the time for an answer is doubled.
+const OVERDUE_MAX: u32 = 5;
+
 /// Takes part in each epoch for the gate.
 pub(super) struct Attendant<'a> {
     control: &'a Control<'a>,
@@ -39,11 +42,13 @@ struct View<'a> {
     judge: &'a mut dyn Judge,
     /// Why there will be no answer.
     missing: Option<String>,
+    /// How many scanners have not answered in their time, less those that have since.
+    overdue: u32,
 }
 
 impl<'a> Attendant<'a> {
     pub(super) fn new(control: &'a Control<'a>, judge: &'a mut dyn Judge) -> Self {
-        Self { control, view: Mutex::new(View { mirror: None, judge, missing: None }) }
+        Self { control, view: Mutex::new(View { mirror: None, judge, missing: None, overdue: 0 }) }
     }
 
     fn view(&self) -> MutexGuard<'_, View<'a>> {
@@ -89,7 +94,7 @@ impl Witness for Attendant<'_> {
 
     fn taken(&self, number: u64, vcpus: &[Vcpu]) {
         let mut view = self.view();
-        let View { mirror, judge, missing } = &mut *view;
+        let View { mirror, judge, missing, .. } = &mut *view;
         match mirror {
             Some(mirror) => {
                 *missing = judge.begin(&Question { epoch: number, mirror, vcpus }).err();
@@ -224,22 +229,26 @@ impl Run<'_> {
         }
     }
 
-    /// The verdict, when it is there; missing when the scanner takes too long.
+    /// The verdict, when it is there; missing when the scanner takes too long. The next then has twice the time: a limit too short for
+    /// this guest, or for the first look at it, would otherwise hold it for ever.
     fn verdict(&self) -> (Verdict, Duration) {
         let begun = Instant::now();
         let mut view = self.attendant.view();
         if let Some(reason) = view.missing.take() {
             return (Verdict::Missing(reason), begun.elapsed());
         }
+        let limit = self.control.settings.scan_limit.saturating_mul(1 << view.overdue.min(OVERDUE_MAX));
         loop {
             if let Some(answer) = view.judge.answer(Instant::now() + LOOK) {
+                view.overdue = view.overdue.saturating_sub(1);
                 return answer;
             }
-            let reason = match begun.elapsed() > self.control.settings.scan_limit {
+            let reason = match begun.elapsed() > limit {
                 true => "the scanner does not answer",
                 false if self.ingest.interrupt.abandon() => "the gate was told to stop",
                 false => continue,
             };
+            view.overdue += 1;
             view.judge.stop();
             return (Verdict::Missing(reason.to_owned()), begun.elapsed());
         }

@@ -109,6 +109,8 @@ struct Oracle<'a> {
     last: (Option<u64>, Option<u64>),
     /// What it saw of the mirror, by epoch.
     seen: Vec<(u64, Vec<u8>)>,
+    /// When it was asked.
+    begun: Instant,
     stops: u32,
     /// Whether packets may be out that have not passed.
     open: bool,
@@ -118,9 +120,12 @@ struct Oracle<'a> {
 enum Answers {
     Bad,
     Incomplete,
-    Never,
     Refused,
+    /// That it passed, after so long.
+    Late(Duration),
 }
+
+const NEVER: Answers = Answers::Late(Duration::MAX);
 
 impl<'a> Oracle<'a> {
     fn new(kernel: &'a Double, verdicts: impl IntoIterator<Item = (u64, Answers)>) -> Self {
@@ -130,6 +135,7 @@ impl<'a> Oracle<'a> {
             asked: None,
             last: (None, Some(1)),
             seen: Vec::new(),
+            begun: Instant::now(),
             stops: 0,
             open: false,
         }
@@ -145,6 +151,7 @@ impl Judge for Oracle<'_> {
         let mut bytes = Vec::new();
         question.mirror.reader().unwrap().read_to_end(&mut bytes).unwrap();
         self.seen.push((question.epoch, bytes.chunks(4096).map(|page| page[0]).collect()));
+        self.begun = Instant::now();
         (self.asked, self.last.0) = (Some(question.epoch), self.kernel.last_sent());
         Ok(())
     }
@@ -152,13 +159,13 @@ impl Judge for Oracle<'_> {
     fn answer(&mut self, until: Instant) -> Option<(Verdict, Duration)> {
         let epoch = self.asked?;
         let verdict = match self.verdicts.get(&epoch) {
-            None => Verdict::Passed,
             Some(Answers::Bad) => Verdict::Bad(vec!["xmrig runs".to_owned()]),
-            Some(Answers::Incomplete) => Verdict::Incomplete("the guest is still booting".to_owned()),
-            Some(Answers::Never | Answers::Refused) => {
+            Some(Answers::Late(time)) if self.begun.elapsed() < *time => {
                 std::thread::sleep(until.saturating_duration_since(Instant::now()));
                 return None;
             }
+            None | Some(Answers::Late(_) | Answers::Refused) => Verdict::Passed,
+            Some(Answers::Incomplete) => Verdict::Incomplete("the guest is still booting".to_owned()),
         };
         self.nothing_is_out_that_has_not_passed();
         self.asked = None;
@@ -314,8 +321,8 @@ fn an_epoch_that_was_not_seen_whole_lets_nothing_go_and_a_later_one_does() {
 
 #[test]
 fn a_scanner_that_hangs_or_is_not_there_pauses_the_guest_until_another_answers() {
-    for answers in [Answers::Never, Answers::Refused] {
-        let stops = u32::from(matches!(answers, Answers::Never));
+    for answers in [NEVER, Answers::Refused] {
+        let stops = u32::from(matches!(answers, Answers::Late(_)));
         let bench = Bench::new(impatient());
         let sender = Sender::new(&bench.kernel, 0);
         let mut oracle = Oracle::new(&bench.kernel, [(1, answers)]);
@@ -337,10 +344,22 @@ fn a_scanner_that_hangs_or_is_not_there_pauses_the_guest_until_another_answers()
 }
 
 #[test]
+fn a_scanner_gets_more_time_until_it_has_enough() {
+    let bench = Bench::new(impatient());
+    let sender = Sender::new(&bench.kernel, 0);
+    let late = |epoch| (epoch, Answers::Late(impatient().scan_limit * 5 / 2));
+    let mut oracle = Oracle::new(&bench.kernel, (0..8).map(late));
+    let (totals, end) = bench.run(&bench.gate(&sender, 8), &mut oracle);
+    assert_eq!(end.unwrap(), GateEnd::Finished);
+    assert!(totals.missing >= 2 && totals.passed >= 1, "{totals:?}");
+    assert_eq!(u64::from(oracle.stops), totals.missing);
+}
+
+#[test]
 fn without_a_verdict_packets_pass_only_when_told_to_and_it_is_written_down() {
     let bench = Bench::new(Settings { fail_open: true, ..impatient() });
     let sender = Sender::new(&bench.kernel, 0);
-    let mut oracle = Oracle { open: true, ..Oracle::new(&bench.kernel, [(1, Answers::Never)]) };
+    let mut oracle = Oracle { open: true, ..Oracle::new(&bench.kernel, [(1, NEVER)]) };
     let (_, end) = bench.run(&bench.gate(&sender, 3), &mut oracle);
     assert_eq!(end.unwrap(), GateEnd::Finished);
     assert_eq!(bench.kernel.network("vif7.0"), [0, 1, 10, 11, 20, 21]);
@@ -441,7 +460,7 @@ fn a_card_that_is_added_while_an_interval_is_undecided_is_held_at_once() {
     let (_, end) = bench.run(&bench.gate(&sender, 1), &mut oracle);
     assert_eq!(end.unwrap(), GateEnd::Finished);
     let later = Sender::new(&bench.kernel, 1);
-    let mut oracle = Oracle::new(&bench.kernel, [(1, Answers::Never)]);
+    let mut oracle = Oracle::new(&bench.kernel, [(1, NEVER)]);
     let (kernel, vifs, acts) = (bench.kernel.clone(), &later.vifs, || bench.acts());
     std::thread::scope(|scope| {
         scope.spawn(move || {
