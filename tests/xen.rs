@@ -123,8 +123,7 @@ fn a_capture_that_is_killed_loses_no_epoch_and_the_next_lets_the_domain_go() {
             "varve --json capture xen:killed --interval 50ms --quiesce {hold} >/tmp/killed 2>/tmp/killed.err </dev/null &\n\
              echo $! >/tmp/capture\n\
              {begun} || exit 0\n\
-             for try in $(seq 1200); do [ ! -s /tmp/killed ] || exit 0; sleep 0.05; done\n\
-             cat /tmp/killed.err; exit 1",
+             agent await 200 1 '' /tmp/killed || {{ cat /tmp/killed.err; exit 1; }}",
         ));
         if begun {
             assert!(guest.read_file("/proc/uptime").is_ok(), "round {round}: it runs again");
@@ -252,7 +251,7 @@ fn what_happens_to_a_domain_under_a_capture_is_said() {
     assert_eq!(missing.status, Some(1));
     assert!(missing.output.contains("there is no domain \"nobody\": `xl list`"), "{}", missing.output);
     let capture = "varve capture xen:fate --interval 100ms >/tmp/fate 2>&1";
-    let started = "for try in $(seq 600); do ! grep -q '^epoch 1:' /tmp/fate || break; sleep 0.05; done";
+    let started = "agent await 200 1 'epoch 1:' /tmp/fate || true";
     let seen = host.script("fate", &format!(
         "{capture} &\n{started}\nxl rename fate other\nsleep 1\nxl pause other\nsleep 1\nxl unpause other\nsleep 1\n\
          xl destroy other\nwait $! || echo ended with $?\ncat /tmp/fate"

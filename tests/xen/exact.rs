@@ -18,7 +18,7 @@ echo $! >/tmp/pinging";
 /// Ends both. What the capture said of its epochs, and of the pings how many were answered.
 const END: &str = "kill -TERM $(cat /tmp/capture)
 kill -INT $(cat /tmp/pinging)
-for try in $(seq 600); do ! grep -q summary /tmp/epochs || break; sleep 0.1; done
+agent await 100 1 summary /tmp/epochs
 grep summary /tmp/epochs
 grep received /tmp/ping
 du -sh /tmp/web1-archive";
@@ -154,13 +154,10 @@ fn events(guest: &mut XenGuest) -> BTreeSet<u64> {
 
 /// Waits for the next epoch and then for `more`, and gives the number of the last.
 fn epoch_after(host: &mut Host, more: u64) -> u64 {
-    let lines = "$(grep -c '\"type\":\"epoch\"' /tmp/epochs || true)";
-    let until = format!("until=$(({lines} + 1 + {more}))");
-    let wait = format!("for try in $(seq 600); do [ {lines} -lt $until ] || break; sleep 0.05; done");
-    let seen = host.script(
-        "web1",
-        &format!("{until}\n{wait}\n[ {lines} -ge $until ] || {{ cat /tmp/said; exit 1; }}\necho $until"),
-    );
+    let line = "'\"type\":\"epoch\"' /tmp/epochs";
+    let until = format!("until=$(($(grep -c {line} || true) + 1 + {more}))");
+    let wait = format!("agent await 200 $until {line} || {{ cat /tmp/said; exit 1; }}");
+    let seen = host.script("web1", &format!("{until}\n{wait}\necho $until"));
     seen.trim().parse::<u64>().unwrap() - 1
 }
 

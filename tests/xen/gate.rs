@@ -2,7 +2,7 @@
 
 mod evidence;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use varve_fixtures::XenGuest;
@@ -20,8 +20,14 @@ hold_budget_ms = 60000
 /// The bridge has an address of either kind, and somebody who notes what comes by.
 const WATCH: &str = "ip addr replace fd00:9::1/64 dev varvebr0 nodad
 agent watch varvebr0 >/tmp/packets 2>&1 </dev/null &
-for try in $(seq 100); do ! grep -q watching /tmp/packets || break; sleep 0.1; done
-grep watching /tmp/packets";
+agent await 60 1 watching /tmp/packets";
+
+/// What has come by, and what the gate has done, a line each.
+const PACKETS: &str = "/tmp/packets";
+const JOURNAL: &str = "/var/log/varve/gate-web1.jsonl";
+
+/// How long an emulated host may take for what does not depend on anything but its speed.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A guest that sends numbered packets, and the host that has it.
 struct Scene {
@@ -40,7 +46,6 @@ impl Scene {
     fn new(policy: &str) -> Self {
         let mut host = host();
         let mut guest = host.guest_at("web1", "10.9.0.2");
-        host.script("web1", "rm -f /var/log/varve/gate-*; pkill -f '^agent watch' || true");
         host.put("/tmp/policy.toml", policy);
         host.script("web1", WATCH);
         let address = "busybox ip addr add fd00:9::2/64 dev eth0 2>/run/addressed || echo failed >>/run/addressed; echo done >>/run/addressed";
@@ -50,7 +55,8 @@ impl Scene {
         assert_eq!(String::from_utf8(guest.read_file("/run/addressed").unwrap()).unwrap(), "done\n");
         guest.spawn("traffic", 0, "/init", &["send", "eth0", "20", "10.9.0.1", "fd00:9::1"]).unwrap();
         let mut scene = Self { host, guest };
-        scene.until("grep -q ' t ' /tmp/packets && grep -q ' 6 ' /tmp/packets", Duration::from_secs(60));
+        scene.lines(PACKETS, " t ", 1);
+        scene.lines(PACKETS, " 6 ", 1);
         scene
     }
 
@@ -66,20 +72,32 @@ impl Scene {
         );
     }
 
-    /// Waits until a condition holds in dom0. Short requests, so that the line to dom0 is never silent for long.
-    fn until(&mut self, condition: &str, limit: Duration) {
-        let begun = Instant::now();
-        let script =
-            format!("for try in 1 2 3 4 5; do if {condition}; then echo yes; break; fi; sleep 0.2; done");
-        while self.host.script("web1", &script).trim() != "yes" {
-            let said = "cat /tmp/said /tmp/gate 2>/dev/null | tail -20";
-            assert!(begun.elapsed() < limit, "{condition}: {}", self.host.script("web1", said));
+    /// Waits until so many lines of a file in dom0 hold a text.
+    fn lines(&mut self, path: &str, text: &str, count: usize) {
+        self.lines_within(PATIENCE, path, text, count);
+    }
+
+    fn lines_within(&mut self, limit: Duration, path: &str, text: &str, count: usize) {
+        if !self.host.lines(path, text, count, limit) {
+            let said = self.host.script("web1", "cat /tmp/said /tmp/gate 2>/dev/null | tail -20");
+            panic!("{path} has no {count} lines with {text:?} within {limit:?}: {said}");
         }
     }
 
+    /// Waits for so many more releases.
+    fn more_releases(&mut self, count: usize) {
+        let seen = format!("seen=$(grep -c '\"release\"' {JOURNAL} 2>/dev/null || true)\necho ${{seen:-0}}");
+        let seen: usize = self.host.script("web1", &seen).trim().parse().unwrap();
+        self.lines(JOURNAL, "\"release\"", seen + count);
+    }
+
     /// Waits until the gate has ended.
-    fn end(&mut self, limit: Duration) -> Gated {
-        self.until("[ -e /tmp/status ]", limit);
+    fn end(&mut self) -> Gated {
+        self.end_within(PATIENCE)
+    }
+
+    fn end_within(&mut self, limit: Duration) -> Gated {
+        self.lines_within(limit, "/tmp/status", "", 1);
         let status = self.host.script("web1", "cat /tmp/status").trim().parse().unwrap();
         let lines = self.host.script("web1", "cat /tmp/gate");
         let lines = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -110,7 +128,7 @@ fn packets_leave_in_order_when_their_epoch_is_durable_and_has_passed() {
     let mut scene = Scene::new(POLICY);
     let epochs = epochs(300);
     scene.begin(&format!("--interval 200ms --epochs {epochs} --metrics /tmp/gate.prom"));
-    let gated = scene.end(Duration::from_secs(60 + epochs * 20));
+    let gated = scene.end_within(Duration::from_secs(60 + epochs * 20));
     assert_eq!(gated.status, 0, "{}", gated.said);
     let summary = gated.lines.last().unwrap();
     println!("{summary}");
@@ -131,16 +149,16 @@ fn packets_leave_in_order_when_their_epoch_is_durable_and_has_passed() {
     assert_eq!(status[0]["state"], "held, and no gate is at work", "{status:?}");
     assert!(status[0]["held_packets"].as_u64().unwrap() > 0, "{status:?}");
     scene.host.json("web1", &["gate", "web1", "--off"], 0);
-    scene.until(&format!("[ $(wc -l </tmp/packets) -gt {} ]", before + 10), Duration::from_secs(30));
+    scene.lines(PACKETS, "", before + 11);
 }
 
 #[test]
 fn nothing_of_the_epoch_in_which_the_intruder_came_ever_leaves() {
     let mut scene = Scene::new(POLICY);
     scene.begin("--interval 200ms");
-    scene.until("[ $(grep -c release /var/log/varve/gate-web1.jsonl) -ge 5 ]", Duration::from_secs(300));
+    scene.more_releases(5);
     scene.guest.spawn("xmrig", 33, "/usr/bin/sleep", &["infinity"]).unwrap();
-    let gated = scene.end(Duration::from_secs(120));
+    let gated = scene.end();
     assert_eq!(gated.status, 4, "{}", gated.said);
     let before = scene.packets();
     let listed = scene.host.script("web1", "sleep 3; xl list web1");
@@ -158,47 +176,34 @@ fn nothing_of_the_epoch_in_which_the_intruder_came_ever_leaves() {
     assert!(refused.output.contains("was frozen because of what was found"), "{}", refused.output);
     scene.host.put("/tmp/policy.toml", POLICY.replace("xmrig", "other"));
     scene.begin("--interval 200ms --epochs 20 --thaw");
-    let gated = scene.end(Duration::from_secs(300));
+    let gated = scene.end();
     assert_eq!(gated.status, 0, "{}", gated.said);
     assert!(scene.guest.truth().is_ok(), "the guest runs on");
     assert!(scene.packets() > before, "and is heard");
 }
 
-/// Waits for `count` more releases.
-fn more_releases(scene: &mut Scene, count: u64) {
-    let releases = "$(grep -c '\"release\"' /var/log/varve/gate-web1.jsonl || true)";
-    let now: u64 = scene.host.script("web1", &format!("echo {releases}")).trim().parse().unwrap();
-    scene.until(&format!("[ {releases} -ge {} ]", now + count), Duration::from_secs(300));
-}
-
 #[test]
 fn a_scanner_that_dies_or_hangs_is_replaced_and_nothing_leaks_meanwhile() {
-    let policy = POLICY.replace("60000", "4000") + "scan_limit_ms = 15000\n";
+    let policy = POLICY.replace("60000", "4000") + "scan_limit_ms = 30000\n";
     let mut scene = Scene::new(&policy);
     scene.begin("--interval 200ms");
-    scene.until(
-        "[ -e /var/log/varve/gate-web1.jsonl ] && grep -q release /var/log/varve/gate-web1.jsonl",
-        Duration::from_secs(300),
-    );
+    scene.more_releases(1);
     let owner = scene.host.script(
         "web1",
         "ps -o uid= -p $(pgrep -f gate-scanner); grep Seccomp: /proc/$(pgrep -f gate-scanner)/status",
     );
     assert_eq!(owner.split_whitespace().collect::<Vec<_>>(), ["65534", "Seccomp:", "2"], "it has no rights");
     scene.host.script("web1", "kill -9 $(pgrep -f gate-scanner)");
-    more_releases(&mut scene, 3);
+    scene.more_releases(3);
     scene.host.script("web1", "kill -STOP $(pgrep -f gate-scanner)");
     // No verdict: the guest is paused. The journal says so first.
-    scene.until(
-        "grep -q brake /var/log/varve/gate-web1.jsonl && xl list web1 | grep -q -- --p---",
-        Duration::from_secs(60),
-    );
-    let status = scene.host.json("web1", &["gate", "--status"], 0);
-    assert_eq!(status[0]["state"], "paused", "{status:?}");
-    more_releases(&mut scene, 3);
+    scene.lines(JOURNAL, "\"brake\"", 1);
+    scene.host.script("web1", "until varve --json gate --status | grep -q '\"paused\"'; do sleep 1; done");
+    assert!(scene.host.script("web1", "xl list web1").contains("--p---"));
+    scene.more_releases(3);
     assert!(scene.guest.truth().is_ok(), "the guest runs again");
     scene.host.script("web1", "kill -TERM $(pgrep -xf 'varve --json gate.*')");
-    let gated = scene.end(Duration::from_secs(120));
+    let gated = scene.end();
     assert_eq!(gated.status, 0, "{}", gated.said);
     assert!(gated.lines.iter().any(|line| line["verdict"] == "missing"), "{:?}", gated.lines);
     let evidence = scene.evidence();
@@ -213,14 +218,13 @@ fn a_gate_that_is_killed_leaves_packets_held_and_the_next_goes_on() {
     let mut seed = 0x9e37_79b9_u64;
     for _ in 0..4 {
         scene.begin("--interval 200ms");
-        scene.until("[ -e /var/log/varve/gate-web1.jsonl ]", Duration::from_secs(60));
-        more_releases(&mut scene, 2);
+        scene.more_releases(2);
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let after_ms = seed >> 33 & 0x3ff;
         scene
             .host
             .script("web1", &format!("sleep 0.{after_ms:03}; kill -9 $(pgrep -xf 'varve --json gate.*')"));
-        scene.end(Duration::from_secs(60));
+        scene.end();
         let before = scene.packets();
         scene.host.script("web1", "sleep 2");
         assert_eq!(scene.packets(), before, "the kernel goes on holding");
@@ -231,7 +235,7 @@ fn a_gate_that_is_killed_leaves_packets_held_and_the_next_goes_on() {
         );
     }
     scene.begin("--interval 200ms --epochs 3");
-    let gated = scene.end(Duration::from_secs(120));
+    let gated = scene.end();
     assert_eq!(gated.status, 0, "{}", gated.said);
     assert!(scene.guest.truth().is_ok(), "the guest runs");
     let kept = scene.host.json("web1", &["epochs"], 0);
@@ -249,10 +253,9 @@ fn a_full_disk_ends_the_gate_with_the_guest_paused_and_room_lets_it_go_on() {
     let mut scene = Scene::new(POLICY);
     scene.host.script("web1", "mount -t tmpfs -o size=200m small /tmp/web1-archive && varve init");
     scene.begin("--interval 200ms");
-    scene.until("[ -e /var/log/varve/gate-web1.jsonl ]", Duration::from_secs(60));
-    more_releases(&mut scene, 3);
+    scene.more_releases(3);
     scene.host.script("web1", "dd if=/dev/zero of=/tmp/web1-archive/filler bs=64k 2>/dev/null || true");
-    let gated = scene.end(Duration::from_secs(120));
+    let gated = scene.end();
     assert_eq!(gated.status, 1, "{}", gated.said);
     assert!(gated.said.contains("space"), "{}", gated.said);
     assert!(scene.host.script("web1", "xl list web1").contains("--p---"), "the guest is paused");
@@ -260,7 +263,7 @@ fn a_full_disk_ends_the_gate_with_the_guest_paused_and_room_lets_it_go_on() {
     scene.host.script("web1", "sleep 2; rm /tmp/web1-archive/filler");
     assert_eq!(scene.packets(), before, "nothing leaks");
     scene.begin("--interval 200ms --epochs 3");
-    let gated = scene.end(Duration::from_secs(120));
+    let gated = scene.end();
     assert_eq!(gated.status, 0, "{}", gated.said);
     assert!(scene.guest.truth().is_ok() && scene.packets() > before, "the guest runs on and is heard");
     scene.host.json("web1", &["check", "--read-data"], 0);
@@ -272,13 +275,12 @@ fn a_full_disk_ends_the_gate_with_the_guest_paused_and_room_lets_it_go_on() {
 fn a_frozen_domain_is_rolled_back_and_gated_before_it_runs() {
     let mut scene = Scene::new(&format!("{POLICY}restore_point_every = 3\n"));
     scene.begin("--interval 200ms");
-    scene.until("[ -e /var/log/varve/gate-web1.jsonl ]", Duration::from_secs(60));
-    more_releases(&mut scene, 7);
+    scene.more_releases(7);
     // What is taken while the intruder comes may be found clean, and has them come again.
     let before = scene.host.json("web1", &["epochs"], 0);
     let clean = before.iter().rfind(|epoch| epoch["restorable"] == true).unwrap()["epoch"].to_string();
     scene.guest.spawn("xmrig", 33, "/usr/bin/sleep", &["infinity"]).unwrap();
-    let gated = scene.end(Duration::from_secs(120));
+    let gated = scene.end();
     assert_eq!(gated.status, 4, "{}", gated.said);
     let summary = gated.lines.iter().find(|line| line["type"] == "summary").unwrap();
     let hint = format!("rollback {} --replace --paused", summary["last_restorable"]);
@@ -288,15 +290,15 @@ fn a_frozen_domain_is_rolled_back_and_gated_before_it_runs() {
     let done = &scene.host.json("web1", &["rollback", &clean, "--replace", "--paused"], 0)[0];
     assert_eq!(done["paused"], true, "{done}");
     scene.begin("--interval 200ms");
-    scene.until("[ $(grep -c '\"held\"' /var/log/varve/gate-web1.jsonl) -ge 2 ]", Duration::from_secs(120));
+    scene.lines(JOURNAL, "\"held\"", 2);
     assert_eq!(scene.packets(), before, "nothing is sent unseen");
     scene.host.reach_again(&mut scene.guest);
     scene.host.script("web1", "xl unpause web1");
-    more_releases(&mut scene, 3);
-    scene.until(&format!("[ $(wc -l </tmp/packets) -gt {} ]", before + 10), Duration::from_secs(120));
+    scene.more_releases(3);
+    scene.lines(PACKETS, "", before + 11);
     assert!(scene.guest.truth().unwrap().named("xmrig").next().is_none(), "the intruder is gone");
     scene.host.script("web1", "kill -TERM $(pgrep -xf 'varve --json gate.*')");
-    let gated = scene.end(Duration::from_secs(120));
+    let gated = scene.end();
     assert_eq!(gated.status, 0, "{}", gated.said);
 }
 

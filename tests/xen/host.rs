@@ -1,6 +1,7 @@
-//! One Xen host for all tests, with the `varve` command in its dom0. Each test has a guest of its own.
+//! Xen hosts for the tests, with the `varve` command in their dom0: as many as there are tests at a time, and each is handed on
+//! to the next. Each test has a guest of its own.
 //!
-//! It is the lab's, or the one that the tests run on, when `VARVE_XEN_FILES` names the folder that `scripts/xen-tests` made.
+//! They are the lab's, or the one that the tests run on, when `VARVE_XEN_FILES` names the folder that `scripts/xen-tests` made.
 
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
@@ -13,25 +14,30 @@ use varve_fixtures::{Ran, Xen, XenConfig, XenGuest, XenGuestConfig, XenHost};
 
 use crate::support::Archive;
 
-/// Takes earlier guests and their archives away.
+/// Takes a test's guests and their archives away, and who watches them.
 ///
 /// A card whose packets a gate has left held cannot go before these do.
-const CLEAN: &str = r#"for held in /sys/class/net/vv*; do [ ! -e "$held" ] || ip link del "${held##*/}"; done
+const CLEAN: &str = r#"pkill -f '^agent watch' || true
+for held in /sys/class/net/vv*; do [ ! -e "$held" ] || ip link del "${held##*/}"; done
 xl list | while read -r name id rest; do
     case $id in ID|0) ;; *) xl destroy "$id" ;; esac
 done
 umount /tmp/*-archive 2>/dev/null || true
-rm -rf /tmp/*"#;
+rm -rf /tmp/* /var/log/varve/gate-*"#;
 
 /// Memory of a guest in MiB.
 pub(crate) const GUEST_MIB: u32 = 192;
 
-/// The host, and where the archives are: each guest's in one of its own.
+/// A host, and where the archives are: each guest's in one of its own.
 pub(crate) struct Host(XenHost);
 
-/// The host, while one test has it.
+/// Those that no test has.
+static IDLE: Mutex<Vec<Host>> = Mutex::new(Vec::new());
+
+/// A host, while one test has it.
 pub(crate) struct Lease {
-    host: MutexGuard<'static, Option<Host>>,
+    /// There until this is dropped.
+    host: Option<Host>,
     /// Where its console was when the test began.
     console: u64,
     /// Whether it ends with the test.
@@ -39,48 +45,43 @@ pub(crate) struct Lease {
 }
 
 impl Drop for Lease {
-    /// Of a test that fails shows what ended a domain while it ran: `scripts/test` tells by it whether that was the emulator.
+    /// Hands the host on. That of a test that fails ends: what is left there is no other test's concern. It first shows what
+    /// ended a domain meanwhile: `scripts/test` tells by it whether that was the emulator.
     fn drop(&mut self) {
-        if let Some(host) = self.host.as_ref().filter(|_| std::thread::panicking()) {
+        let Some(mut host) = self.host.take() else { return };
+        if std::thread::panicking() {
             let (console, _) = host.0.console_since(self.console);
             if let Some(at) = console.find("Triple fault") {
                 let shown: Vec<&str> = console[at..].lines().take(12).collect();
                 eprintln!("on Xen's console: {}", shown.join("\n"));
             }
-        }
-        if self.ends {
-            *self.host = None;
+        } else if !self.ends {
+            match host.0.script(CLEAN) {
+                Ok(_) => idle().push(host),
+                Err(error) => eprintln!("a host that cannot be handed on: {error}"),
+            }
         }
     }
 }
 
-/// The host, which is booted for the first who asks, and anew after a test that failed: what that left is no other test's concern.
+/// A host, booted when none is idle.
 pub(crate) fn host() -> Lease {
-    let mut host = lock();
-    if host.is_none() {
-        let folder = std::env::var_os("VARVE_XEN_FILES");
-        *host = Some(folder.map_or_else(|| Host::boot(Xen::Bookworm), |folder| Host::here(folder.as_ref())));
-    }
-    let console = host.as_ref().map_or(0, |host| host.0.console_since(0).1);
-    Lease { host, console, ends: false }
+    let host = idle().pop();
+    let host = host.unwrap_or_else(|| match std::env::var_os("VARVE_XEN_FILES") {
+        Some(folder) => Host::here(folder.as_ref()),
+        None => Host::boot(Xen::Bookworm),
+    });
+    let (_, console) = host.0.console_since(0);
+    Lease { host: Some(host), console, ends: false }
 }
 
-/// A host of the lab's for one test, in the place of the other: both at work would only take each other's time.
+/// A host of the lab's for one test alone.
 pub(crate) fn host_of(xen: Xen) -> Lease {
-    let mut host = lock();
-    *host = None;
-    *host = Some(Host::boot(xen));
-    Lease { host, console: 0, ends: true }
+    Lease { host: Some(Host::boot(xen)), console: 0, ends: true }
 }
 
-fn lock() -> MutexGuard<'static, Option<Host>> {
-    static HOST: Mutex<Option<Host>> = Mutex::new(None);
-    HOST.lock().unwrap_or_else(|poisoned| {
-        HOST.clear_poison();
-        let mut host = poisoned.into_inner();
-        *host = None;
-        host
-    })
+fn idle() -> MutexGuard<'static, Vec<Host>> {
+    IDLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Deref for Lease {
@@ -138,8 +139,7 @@ impl Host {
         self.0.spare_card()
     }
 
-    /// Creates a guest and an archive for it, once the guests of earlier tests are out of the way: there is one processor
-    /// for all.
+    /// Creates a guest and an archive for it.
     pub(crate) fn guest(&mut self, name: &str) -> XenGuest {
         self.guest_with(name, XenGuestConfig { memory_mib: GUEST_MIB, ..XenGuestConfig::default() })
     }
@@ -153,7 +153,6 @@ impl Host {
 
     /// The same, otherwise configured.
     pub(crate) fn guest_with(&mut self, name: &str, config: XenGuestConfig) -> XenGuest {
-        self.0.script(CLEAN).unwrap();
         let config = XenGuestConfig { name: name.to_owned(), ..config };
         let guest = self.0.create(&config).unwrap();
         self.varve(name, &["init"]);
@@ -218,15 +217,9 @@ impl Host {
 
     /// Waits for so many more epochs of a capture that was begun.
     pub(crate) fn more_epochs(&mut self, name: &str, count: u32) {
-        self.script(
-            name,
-            &format!(
-                "count() {{ grep -c pages_changed /tmp/epochs || true; }}
-until=$(($(count) + {count}))
-for try in $(seq 1800); do [ $(count) -lt $until ] || exit 0; sleep 0.1; done
-cat /tmp/said; exit 1"
-            ),
-        );
+        let seen = "$(grep -c pages_changed /tmp/epochs || true)";
+        let wait = format!("agent await 200 $(({seen} + {count})) pages_changed /tmp/epochs");
+        self.script(name, &format!("{wait} || {{ cat /tmp/said; exit 1; }}"));
     }
 
     /// Ends it.
@@ -234,9 +227,20 @@ cat /tmp/said; exit 1"
         self.script(
             name,
             "kill -TERM $(cat /tmp/capture)
-for try in $(seq 600); do ! grep -q summary /tmp/epochs || exit 0; sleep 0.1; done
-cat /tmp/said; exit 1",
+agent await 100 1 summary /tmp/epochs || { cat /tmp/said; exit 1; }",
         );
+    }
+
+    /// Waits until so many lines of a file in dom0 hold a text; whether they do. Short requests, so that the line to dom0 is never silent
+    /// for long.
+    pub(crate) fn lines(&mut self, path: &str, text: &str, count: usize, limit: Duration) -> bool {
+        let (begun, count) = (Instant::now(), count.to_string());
+        loop {
+            let ran = self.0.run("agent", &["await", "20", &count, text, path]).unwrap();
+            if ran.status == Some(0) || begun.elapsed() > limit {
+                return ran.status == Some(0);
+            }
+        }
     }
 
     /// Runs a shell script in dom0 that may take longer than a silent line to dom0 is believed in.
@@ -244,18 +248,13 @@ cat /tmp/said; exit 1",
         self.put("/tmp/script", script);
         let run = "{ status=0; bash -e /tmp/script || status=$?; echo $status >/tmp/ended; }";
         self.script(name, &format!("rm -f /tmp/ended; {run} >/tmp/printed 2>&1 </dev/null &"));
-        let wait =
-            "for try in $(seq 25); do [ ! -e /tmp/ended ] || break; sleep 0.2; done; cat /tmp/ended || true";
-        let begun = Instant::now();
-        let ended = loop {
-            match self.script(name, wait).lines().last() {
-                Some("0") => return,
-                Some(status) if status.parse::<u8>().is_ok() => break format!("status {status}"),
-                _ if begun.elapsed() > limit => break format!("no end within {limit:?}"),
-                _ => {}
-            }
+        let ended = match self.lines("/tmp/ended", "", 1, limit) {
+            true => self.script(name, "cat /tmp/ended"),
+            false => format!("no end within {limit:?}"),
         };
-        panic!("{ended}: {}", self.script(name, "tail -n 20 /tmp/printed /tmp/remus || true"));
+        if ended != "0\n" {
+            panic!("{ended}: {}", self.script(name, "tail -n 20 /tmp/printed /tmp/remus || true"));
+        }
     }
 
     /// Runs a shell script in dom0 and returns what it printed. The archive and the VM are those of this name.

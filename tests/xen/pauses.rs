@@ -32,9 +32,9 @@ exec cat >/dev/null
 END
 chmod +x /tmp/receiver
 xl remus -F -n -d -i INTERVAL -s '' pauses /tmp/receiver >/tmp/remus 2>&1 </dev/null &
-for try in $(seq 3000); do
+for try in $(seq 300); do
     [ "$(grep -c 'Checkpointed save.*100%' /tmp/remus)" -lt EPOCHS ] || break
-    sleep 0.1
+    sleep 1
 done
 kill $(cat /tmp/receiving)
 wait $! || true"#;

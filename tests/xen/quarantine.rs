@@ -15,14 +15,12 @@ ip link set varve-near master varve-paired";
 const BEGIN: &str =
     "varve --json quarantine 0 --bridge varve-island --interval 500ms >/tmp/watch 2>/tmp/said </dev/null &
 echo $! >/tmp/watching
-for try in $(seq 600); do ! grep -q '\"epoch\":1,' /tmp/watch || exit 0; sleep 0.1; done
-cat /tmp/said
-exit 1";
+agent await 200 1 '\"epoch\":1,' /tmp/watch || { cat /tmp/said; exit 1; }";
 
 const END: &str = "seen=$(grep -c '\"type\":\"epoch\"' /tmp/watch)
-for try in $(seq 600); do [ $(grep -c '\"type\":\"epoch\"' /tmp/watch) -lt $((seen + 2)) ] || break; sleep 0.1; done
+agent await 100 $((seen + 2)) '\"type\":\"epoch\"' /tmp/watch || true
 kill -INT $(cat /tmp/watching)
-for try in $(seq 600); do ! grep -q summary /tmp/watch || break; sleep 0.1; done
+agent await 100 1 summary /tmp/watch || true
 cat /tmp/watch /tmp/said";
 
 #[test]

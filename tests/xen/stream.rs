@@ -12,13 +12,11 @@ const BEGIN: &str = ": >/tmp/epochs
 xl remus -F -n -d -i 300 -s '' $VARVE_VM 'echo $$ >/tmp/receiver
 exec varve --json capture xen-stream:- 2>/tmp/epochs' >/tmp/remus 2>&1 </dev/null &";
 
-/// The number of epochs so far.
-const COUNT: &str = "grep -c '\"type\":\"epoch\"' /tmp/epochs || true";
+/// In the line of an epoch.
+const EPOCH: &str = r#""type":"epoch""#;
 
 /// Waits until xl has seen that nobody takes its stream any more.
-const ENDED: &str =
-    "for try in $(seq 900); do grep -q 'resuming domain at primary' /tmp/remus && break; sleep 0.1; done
-grep 'resuming domain at primary' /tmp/remus || { cat /tmp/remus; exit 1; }
+const ENDED: &str = "agent await 100 1 'resuming domain at primary' /tmp/remus || { cat /tmp/remus; exit 1; }
 cat /tmp/epochs";
 
 fn guest_of(host: &mut Host, name: &str, kind: XenGuestKind) -> XenGuest {
@@ -31,9 +29,8 @@ fn next_epoch(host: &mut Host, name: &str) -> u64 {
         name,
         // The next may have begun before.
         &format!(
-            "until=$(($({COUNT}) + 2))
-for try in $(seq 1800); do [ $({COUNT}) -lt $until ] || break; sleep 0.1; done
-[ $({COUNT}) -ge $until ] || {{ cat /tmp/remus /tmp/epochs; exit 1; }}
+            "until=$(($(grep -c '{EPOCH}' /tmp/epochs || true) + 2))
+agent await 200 $until '{EPOCH}' /tmp/epochs || {{ cat /tmp/remus /tmp/epochs; exit 1; }}
 echo $((until - 1))"
         ),
     );
@@ -147,7 +144,7 @@ fn whoever_dies_of_varve_and_xl_the_epochs_stay_and_the_domain_runs_on() {
     next_epoch(&mut host, "mortal");
     let said = host.script(
         "mortal",
-        "kill -KILL $(pgrep -x xl)\nfor try in $(seq 300); do grep -q summary /tmp/epochs && break; sleep 0.1; done\ncat /tmp/epochs",
+        "kill -KILL $(pgrep -x xl)\nagent await 100 1 summary /tmp/epochs || true\ncat /tmp/epochs",
     );
     assert!(said.contains("the domain may stand still"), "{said}");
     host.json("mortal", &["rollback", "latest", "--replace"], 0);
