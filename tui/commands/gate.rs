@@ -35,7 +35,7 @@ The [gate] part of the policy file, with its defaults:
   interval_ms = 200
   hold_budget_ms = 2000             # no verdict for so long: the domain is paused
   incomplete_budget_ms = 60000      # none that is complete for so long, as of one that boots: the same
-  scan_limit_ms = 30000             # the scanner is replaced
+  scan_limit_ms = 30000             # the scanner is replaced, and the next has twice the time
   limit_mib = 64                    # most that is held for each card
   hold_inbound = false              # hold what is sent to the domain while it is copied
   restore_point_every = 0           # every so many epochs the domain can be rolled back to

@@ -240,7 +240,9 @@ impl Run<'_> {
         let limit = self.control.settings.scan_limit.saturating_mul(1 << view.overdue.min(OVERDUE_MAX));
         loop {
             if let Some(answer) = view.judge.answer(Instant::now() + LOOK) {
-                view.overdue = view.overdue.saturating_sub(1);
+                if !matches!(answer.0, Verdict::Missing(_)) {
+                    view.overdue = view.overdue.saturating_sub(1);
+                }
                 return answer;
             }
             let reason = match begun.elapsed() > limit {

@@ -17,7 +17,8 @@ pub struct Settings {
     pub hold_budget: Duration,
     /// How long they may wait while verdicts come that are incomplete, as of a guest that is booting; then it is paused.
     pub incomplete_budget: Duration,
-    /// How long the scanner may look at one epoch; then it is taken to hang and replaced.
+    /// How long the scanner may look at one epoch; then it is taken to hang and replaced, and the next has twice the
+    /// time.
     pub scan_limit: Duration,
     /// Most bytes held for each network card. The guest is paused before so many are.
     pub limit_bytes: u32,
