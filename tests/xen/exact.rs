@@ -154,10 +154,8 @@ fn events(guest: &mut XenGuest) -> BTreeSet<u64> {
 
 /// Waits for the next epoch and then for `more`, and gives the number of the last.
 fn epoch_after(host: &mut Host, more: u64) -> u64 {
-    let line = "'\"type\":\"epoch\"' /tmp/epochs";
-    let until = format!("until=$(($(grep -c {line} || true) + 1 + {more}))");
-    let wait = format!("agent await 200 $until {line} || {{ cat /tmp/said; exit 1; }}");
-    let seen = host.script("web1", &format!("{until}\n{wait}\necho $until"));
+    let wait = format!("agent await 200 +{} '\"type\":\"epoch\"' /tmp/epochs", 1 + more);
+    let seen = host.script("web1", &format!("{wait} || {{ cat /tmp/said; exit 1; }}"));
     seen.trim().parse::<u64>().unwrap() - 1
 }
 

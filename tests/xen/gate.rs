@@ -86,8 +86,7 @@ impl Scene {
 
     /// Waits for so many more releases.
     fn more_releases(&mut self, count: usize) {
-        let seen = format!("seen=$(grep -c '\"release\"' {JOURNAL} 2>/dev/null || true)\necho ${{seen:-0}}");
-        let seen: usize = self.host.script("web1", &seen).trim().parse().unwrap();
+        let seen = self.host.lines_now(JOURNAL, "\"release\"");
         self.lines(JOURNAL, "\"release\"", seen + count);
     }
 
@@ -115,7 +114,7 @@ impl Scene {
 
     /// How many packets have come by.
     fn packets(&mut self) -> usize {
-        self.host.script("web1", "wc -l </tmp/packets").trim().parse().unwrap()
+        self.host.lines_now(PACKETS, "")
     }
 }
 

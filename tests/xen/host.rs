@@ -1,7 +1,6 @@
-//! Xen hosts for the tests, with the `varve` command in their dom0: as many as there are tests at a time, and each is handed on
-//! to the next. Each test has a guest of its own.
+//! One Xen host for all tests, with the `varve` command in its dom0. Each test has a guest of its own.
 //!
-//! They are the lab's, or the one that the tests run on, when `VARVE_XEN_FILES` names the folder that `scripts/xen-tests` made.
+//! It is the lab's, or the one that the tests run on, when `VARVE_XEN_FILES` names the folder that `scripts/xen-tests` made.
 
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
@@ -28,16 +27,12 @@ rm -rf /tmp/* /var/log/varve/gate-*"#;
 /// Memory of a guest in MiB.
 pub(crate) const GUEST_MIB: u32 = 192;
 
-/// A host, and where the archives are: each guest's in one of its own.
+/// The host, and where the archives are: each guest's in one of its own.
 pub(crate) struct Host(XenHost);
 
-/// Those that no test has.
-static IDLE: Mutex<Vec<Host>> = Mutex::new(Vec::new());
-
-/// A host, while one test has it.
+/// The host, while one test has it.
 pub(crate) struct Lease {
-    /// There until this is dropped.
-    host: Option<Host>,
+    host: MutexGuard<'static, Option<Host>>,
     /// Where its console was when the test began.
     console: u64,
     /// Whether it ends with the test.
@@ -48,40 +43,48 @@ impl Drop for Lease {
     /// Hands the host on. That of a test that fails ends: what is left there is no other test's concern. It first shows what
     /// ended a domain meanwhile: `scripts/test` tells by it whether that was the emulator.
     fn drop(&mut self) {
-        let Some(mut host) = self.host.take() else { return };
+        let Some(host) = self.host.as_mut() else { return };
+        let mut ends = self.ends;
         if std::thread::panicking() {
             let (console, _) = host.0.console_since(self.console);
             if let Some(at) = console.find("Triple fault") {
                 let shown: Vec<&str> = console[at..].lines().take(12).collect();
                 eprintln!("on Xen's console: {}", shown.join("\n"));
             }
-        } else if !self.ends {
-            match host.0.script(CLEAN) {
-                Ok(_) => idle().push(host),
-                Err(error) => eprintln!("a host that cannot be handed on: {error}"),
-            }
+            ends = true;
+        } else if !ends && let Err(error) = host.0.script(CLEAN) {
+            eprintln!("a host that cannot be handed on: {error}");
+            ends = true;
+        }
+        if ends {
+            *self.host = None;
         }
     }
 }
 
-/// A host, booted when none is idle.
+/// The host, which is booted when there is none.
 pub(crate) fn host() -> Lease {
-    let host = idle().pop();
-    let host = host.unwrap_or_else(|| match std::env::var_os("VARVE_XEN_FILES") {
+    let mut host = lock();
+    let here = host.get_or_insert_with(|| match std::env::var_os("VARVE_XEN_FILES") {
         Some(folder) => Host::here(folder.as_ref()),
         None => Host::boot(Xen::Bookworm),
     });
-    let (_, console) = host.0.console_since(0);
-    Lease { host: Some(host), console, ends: false }
+    let (_, console) = here.0.console_since(0);
+    Lease { host, console, ends: false }
 }
 
-/// A host of the lab's for one test alone.
+/// A host of the lab's for one test, in the place of the other: both at work would only take each other's time.
 pub(crate) fn host_of(xen: Xen) -> Lease {
-    Lease { host: Some(Host::boot(xen)), console: 0, ends: true }
+    let mut host = lock();
+    *host = None;
+    *host = Some(Host::boot(xen));
+    Lease { host, console: 0, ends: true }
 }
 
-fn idle() -> MutexGuard<'static, Vec<Host>> {
-    IDLE.lock().unwrap_or_else(PoisonError::into_inner)
+/// Poisoned or not: the host of a test that failed has ended.
+fn lock() -> MutexGuard<'static, Option<Host>> {
+    static HOST: Mutex<Option<Host>> = Mutex::new(None);
+    HOST.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Deref for Lease {
@@ -217,8 +220,7 @@ impl Host {
 
     /// Waits for so many more epochs of a capture that was begun.
     pub(crate) fn more_epochs(&mut self, name: &str, count: u32) {
-        let seen = "$(grep -c pages_changed /tmp/epochs || true)";
-        let wait = format!("agent await 200 $(({seen} + {count})) pages_changed /tmp/epochs");
+        let wait = format!("agent await 200 +{count} pages_changed /tmp/epochs");
         self.script(name, &format!("{wait} || {{ cat /tmp/said; exit 1; }}"));
     }
 
@@ -229,6 +231,11 @@ impl Host {
             "kill -TERM $(cat /tmp/capture)
 agent await 100 1 summary /tmp/epochs || { cat /tmp/said; exit 1; }",
         );
+    }
+
+    /// How many lines of a file in dom0 hold a text.
+    pub(crate) fn lines_now(&mut self, path: &str, text: &str) -> usize {
+        self.0.run("agent", &["await", "0", "+0", text, path]).unwrap().output.trim().parse().unwrap()
     }
 
     /// Waits until so many lines of a file in dom0 hold a text; whether they do. Short requests, so that the line to dom0 is never silent

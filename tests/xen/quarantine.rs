@@ -17,8 +17,7 @@ const BEGIN: &str =
 echo $! >/tmp/watching
 agent await 200 1 '\"epoch\":1,' /tmp/watch || { cat /tmp/said; exit 1; }";
 
-const END: &str = "seen=$(grep -c '\"type\":\"epoch\"' /tmp/watch)
-agent await 100 $((seen + 2)) '\"type\":\"epoch\"' /tmp/watch || true
+const END: &str = "agent await 100 +2 '\"type\":\"epoch\"' /tmp/watch || true
 kill -INT $(cat /tmp/watching)
 agent await 100 1 summary /tmp/watch || true
 cat /tmp/watch /tmp/said";

@@ -12,9 +12,6 @@ const BEGIN: &str = ": >/tmp/epochs
 xl remus -F -n -d -i 300 -s '' $VARVE_VM 'echo $$ >/tmp/receiver
 exec varve --json capture xen-stream:- 2>/tmp/epochs' >/tmp/remus 2>&1 </dev/null &";
 
-/// In the line of an epoch.
-const EPOCH: &str = r#""type":"epoch""#;
-
 /// Waits until xl has seen that nobody takes its stream any more.
 const ENDED: &str = "agent await 100 1 'resuming domain at primary' /tmp/remus || { cat /tmp/remus; exit 1; }
 cat /tmp/epochs";
@@ -28,13 +25,9 @@ fn next_epoch(host: &mut Host, name: &str) -> u64 {
     let seen = host.script(
         name,
         // The next may have begun before.
-        &format!(
-            "until=$(($(grep -c '{EPOCH}' /tmp/epochs || true) + 2))
-agent await 200 $until '{EPOCH}' /tmp/epochs || {{ cat /tmp/remus /tmp/epochs; exit 1; }}
-echo $((until - 1))"
-        ),
+        "agent await 200 +2 '\"type\":\"epoch\"' /tmp/epochs || { cat /tmp/remus /tmp/epochs; exit 1; }",
     );
-    seen.trim().parse().unwrap()
+    seen.trim().parse::<u64>().unwrap() - 1
 }
 
 /// Ends checkpoints by a signal to varve; what that said.
