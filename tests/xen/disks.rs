@@ -36,7 +36,7 @@ fn a_domain_goes_back_with_its_disk_and_not_without() {
     };
     let mut guest = host.guest_with("disks", config);
     guest.script(MODULES).unwrap();
-    guest.script("mkdir /mnt; busybox mount -t ext4 /dev/xvda /mnt; echo first >/mnt/evidence; echo 0 >/mnt/log; sync").unwrap();
+    guest.script("busybox mkdir /mnt; busybox mount -t ext4 /dev/xvda /mnt; echo first >/mnt/evidence; echo 0 >/mnt/log; sync").unwrap();
     guest.spawn("writer", 0, "/usr/bin/bash", &["-c", &format!("n=0; {WRITER}")]).unwrap();
     // Not on the disk yet, but in the memory of the epoch.
     guest.script("seq 5000 >/mnt/unwritten").unwrap();
@@ -66,7 +66,7 @@ fn a_domain_goes_back_with_its_disk_and_not_without() {
     assert_eq!(done["disks"][0], "xvda (/dev/varvelab/disks)", "{done}");
     host.reach_again(&mut guest);
     assert_eq!(
-        guest.script("cat /mnt/evidence; ls /mnt").unwrap(),
+        guest.script("cat /mnt/evidence; busybox ls /mnt").unwrap(),
         "first\nevidence\nlog\nlost+found\nunwritten\n"
     );
     let written = |log: &str| log.lines().map(|line| line.parse().unwrap()).collect::<Vec<usize>>();
@@ -77,7 +77,7 @@ fn a_domain_goes_back_with_its_disk_and_not_without() {
         )
         .unwrap();
     // What the disk holds is read, not what the kernel remembers of it.
-    guest.script("pkill writer; sync; echo 3 >/proc/sys/vm/drop_caches").unwrap();
+    guest.script("busybox pkill writer; sync; echo 3 >/proc/sys/vm/drop_caches").unwrap();
     let after = written(&guest.script("cat /mnt/log").unwrap());
     assert!(after.len() > before.len() + 10, "it goes on writing");
     assert!(after.iter().copied().eq(0..after.len()), "no line is missing or there twice: {after:?}");

@@ -25,7 +25,7 @@ umount /tmp/*-archive 2>/dev/null || true
 rm -rf /tmp/* /var/log/varve/gate-*"#;
 
 /// Memory of a guest in MiB.
-pub(crate) const GUEST_MIB: u32 = 192;
+pub(crate) const GUEST_MIB: u32 = 144;
 
 /// The host, and where the archives are: each guest's in one of its own.
 pub(crate) struct Host(XenHost);
