@@ -37,7 +37,7 @@ fn a_domain_goes_back_with_its_disk_and_not_without() {
     let mut guest = host.guest_with("disks", config);
     guest.script(MODULES).unwrap();
     guest.script("busybox mkdir /mnt; busybox mount -t ext4 /dev/xvda /mnt; echo first >/mnt/evidence; echo 0 >/mnt/log; sync").unwrap();
-    guest.spawn("writer", 0, "/usr/bin/bash", &["-c", &format!("n=0; {WRITER}")]).unwrap();
+    let writer = guest.spawn("writer", 0, "/usr/bin/bash", &["-c", &format!("n=0; {WRITER}")]).unwrap();
     // Not on the disk yet, but in the memory of the epoch.
     guest.script("seq 5000 >/mnt/unwritten").unwrap();
     let capture = ["capture", "xen:disks", "--epochs", "1", "--quiesce", "suspend"];
@@ -77,7 +77,8 @@ fn a_domain_goes_back_with_its_disk_and_not_without() {
         )
         .unwrap();
     // What the disk holds is read, not what the kernel remembers of it.
-    guest.script("busybox pkill writer; sync; echo 3 >/proc/sys/vm/drop_caches").unwrap();
+    guest.kill(writer, 15).unwrap();
+    guest.script("sync; echo 3 >/proc/sys/vm/drop_caches").unwrap();
     let after = written(&guest.script("cat /mnt/log").unwrap());
     assert!(after.len() > before.len() + 10, "it goes on writing");
     assert!(after.iter().copied().eq(0..after.len()), "no line is missing or there twice: {after:?}");
