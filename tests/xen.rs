@@ -107,7 +107,7 @@ fn epochs_follow_each_other_under_load_and_the_pauses_are_split() {
 
 #[test]
 fn a_capture_that_is_killed_loses_no_epoch_and_the_next_lets_the_domain_go() {
-    let kills: u32 = std::env::var("VARVE_KILLS").ok().map_or(10, |kills| kills.parse().unwrap());
+    let kills: u32 = std::env::var("VARVE_KILLS").ok().map_or(6, |kills| kills.parse().unwrap());
     let mut host = host();
     let mut guest = host.guest("killed");
     guest.spawn("workload", 1000, "/usr/bin/python3", &["/usr/lib/varve/workload.py", "2", "8"]).unwrap();
