@@ -15,7 +15,7 @@ use super::trace;
 const INTERVAL_MS: u32 = 200;
 
 /// Epochs and checkpoints in a turn.
-const EPOCHS: usize = 20;
+const EPOCHS: usize = 10;
 
 /// Rounds in which the three take turns.
 const ROUNDS: usize = 2;
