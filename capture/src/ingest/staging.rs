@@ -10,10 +10,6 @@ use super::changes::Changes;
 /// Most bytes taken from the queue at a time.
 const BATCH_BYTES: usize = 16 << 20;
 
-/// Most bytes queued while no guest is held: enough that neither side waits for the other for long. More would only be memory, and
-/// memory that is touched for the first time costs more than the copy.
-const UNHELD_BYTES: usize = 2 * BATCH_BYTES;
-
 /// When the archive may begin to work on what is queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
@@ -37,8 +33,6 @@ struct State {
     /// Bytes queued, and bytes the archive is working on.
     bytes: usize,
     start: Start,
-    /// Whether a guest is held meanwhile.
-    held: bool,
     end: Option<End>,
 }
 
@@ -57,15 +51,13 @@ pub(crate) struct Broken;
 impl Staging {
     /// A queue for `limit_bytes` of copied pages. A window more may be held by each thread that waits to queue it.
     pub(crate) fn new(limit_bytes: usize) -> Self {
-        let state = State { queue: VecDeque::new(), bytes: 0, start: Start::AtOnce, held: false, end: None };
+        let state = State { queue: VecDeque::new(), bytes: 0, start: Start::AtOnce, end: None };
         Self { limit_bytes, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Says when the archive may begin.
     pub(crate) fn start(&self, start: Start) {
-        let mut state = self.state();
-        (state.start, state.held) = (start, start == Start::WhenScanned);
-        drop(state);
+        self.state().start = start;
         self.changed.notify_all();
     }
 
@@ -84,8 +76,7 @@ impl Staging {
         let bytes = changes.bytes();
         let since = Instant::now();
         let mut state = self.state();
-        while state.end.is_none() && state.bytes > 0 && state.bytes.saturating_add(bytes) > self.room(&state)
-        {
+        while state.end.is_none() && state.bytes > 0 && state.bytes.saturating_add(bytes) > self.limit_bytes {
             // Whoever waits for room must not wait for somebody who waits for the scan to be over.
             state.start = Start::AtOnce;
             self.changed.notify_all();
@@ -100,11 +91,6 @@ impl Staging {
             self.changed.notify_all();
         }
         Ok(since.elapsed())
-    }
-
-    /// How many bytes may be queued.
-    fn room(&self, state: &State) -> usize {
-        if state.held { self.limit_bytes } else { self.limit_bytes.min(UNHELD_BYTES) }
     }
 
     /// Says that all has been queued.
@@ -241,24 +227,6 @@ mod tests {
             staging.push(changes(2)).unwrap();
             staging.push(changes(3)).unwrap();
             assert!(released.load(Ordering::SeqCst), "the third did not fit before");
-        });
-    }
-
-    #[test]
-    fn more_is_queued_while_a_guest_is_held_than_otherwise() {
-        let staging = Staging::new(4 * UNHELD_BYTES);
-        let large = || Changes { pages: vec![[0; 4096]; UNHELD_BYTES / 4096], ..changes(1) };
-        staging.start(Start::WhenScanned);
-        staging.push(large()).unwrap();
-        staging.push(large()).unwrap();
-        staging.start(Start::AtOnce);
-        std::thread::scope(|scope| {
-            let pusher = scope.spawn(|| staging.push(changes(2)));
-            for _ in 0..2 {
-                assert!(!pusher.is_finished(), "there is no room");
-                staging.release(staging.pop().unwrap());
-            }
-            pusher.join().unwrap().unwrap();
         });
     }
 
