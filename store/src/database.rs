@@ -32,13 +32,6 @@ pub(crate) struct Batch {
     entries: WriteBatch,
 }
 
-impl Batch {
-    /// An empty one with room for so many bytes: to grow into them it would copy what it has again and again, into new memory.
-    pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Self { entries: WriteBatch::with_capacity_bytes(bytes) }
-    }
-}
-
 /// A key and its value, or why there is none.
 type Entry<C> = Result<(<C as Column>::Key, <C as Column>::Value), StoreError>;
 

@@ -17,9 +17,6 @@ use crate::{Digest, PageId, StoreError};
 /// Changes handled in one go, which bounds the memory for copies of new pages (16 MiB).
 const SLICE: usize = 4096;
 
-/// What the database is told of a page beside its content: its digest twice, its number, and what these entries begin with.
-const ENTRIES_BYTES: usize = 96;
-
 /// Digests one thread looks up in the index in one go.
 const LOOK_UP: usize = 512;
 
@@ -194,9 +191,7 @@ impl Ingest {
             return Ok(());
         }
         let encoded = full.par_iter().map(OpenPack::encode).collect::<Result<Vec<_>, _>>()?;
-        let pages = full.iter().map(|pack| pack.pages.len()).sum::<usize>();
-        let mut batch =
-            Batch::with_capacity(encoded.iter().map(Vec::len).sum::<usize>() + pages * ENTRIES_BYTES);
+        let mut batch = Batch::default();
         for (pack, bytes) in full.iter().zip(&encoded) {
             self.enter(shared, pack, bytes, &mut batch)?;
         }
