@@ -13,7 +13,7 @@ fn every_list_and_every_finding_of_a_domain() {
     let mut host = host();
     // As much memory as those have: the workload needs it.
     let mut guest = host.guest_with(name, XenGuestConfig::default());
-    let kallsyms = String::from_utf8(guest.read_file("/proc/kallsyms").unwrap()).unwrap();
+    let kallsyms = String::from_utf8(guest.known_file("/proc/kallsyms").unwrap().to_vec()).unwrap();
     let epochs = history(&mut guest, &SCHEDULE, EPOCHS, |_, number| {
         let lines = host.json(name, &["capture", "xen:web1", "--epochs", "1"], 0);
         let epoch = lines.iter().find(|line| line["type"] == "epoch").unwrap();
