@@ -1,20 +1,61 @@
-//! A domain goes back together with its disk, by the recipe that the documentation has for thin LVM volumes.
+//! A domain goes back together with its disk, by the recipes that the documentation has.
 
 use varve_fixtures::XenGuestConfig;
 
 use super::host::{GUEST_MIB, host};
 
-const RECIPE: &[u8] = include_bytes!("../../docs/recipes/disks-lvm-thin");
-
-/// A volume with an empty file system.
-const VOLUME: &str = "vgs varvelab >/dev/null 2>&1 || {
-    truncate -s 512M /run/lab/disks
-    loop=$(losetup --show -f /run/lab/disks)
-    vgcreate varvelab $loop
-    lvcreate --type thin-pool --size 256M --poolmetadatasize 8M --name pool varvelab
+/// A disk, and how it is kept in step.
+struct Disk {
+    /// The name of the domain.
+    domain: &'static str,
+    /// Where it is in dom0.
+    path: &'static str,
+    /// The recipe's name and text.
+    recipe: (&'static str, &'static [u8]),
+    /// What the recipe calls the disk.
+    called: &'static str,
+    /// Makes it, with an empty file system.
+    make: &'static str,
+    /// Looks at it when the domain is gone, and takes it away.
+    check: &'static str,
 }
-lvcreate --thin --virtualsize 64M --name disks varvelab/pool
-mke2fs -q -t ext4 /dev/varvelab/disks";
+
+/// A thin volume. What it was until the rollback is kept.
+const VOLUME: Disk = Disk {
+    domain: "volume",
+    path: "/dev/varvelab/disk",
+    recipe: ("disks-lvm-thin", include_bytes!("../../docs/recipes/disks-lvm-thin")),
+    called: "varvelab/disk",
+    make: "truncate -s 512M /run/lab/disks
+loop=$(losetup --show -f /run/lab/disks)
+vgcreate varvelab $loop
+lvcreate --type thin-pool --size 256M --poolmetadatasize 8M --name pool varvelab
+lvcreate --thin --virtualsize 64M --name disk varvelab/pool
+mke2fs -q -t ext4 /dev/varvelab/disk",
+    check: "e2fsck -fn /dev/varvelab/disk
+until=/dev/varvelab/$(lvs --noheadings -o name varvelab | grep -o 'disk-until-.*')
+e2fsck -fp $until || [ $? = 1 ]
+[ \"$(debugfs -R 'cat evidence' $until)\" = later ]
+vgremove -qff varvelab
+losetup --detach $(losetup --noheadings --output NAME --associated /run/lab/disks)
+rm /run/lab/disks",
+};
+
+/// A file of QEMU's format, which a QEMU in dom0 serves.
+const FILE: Disk = Disk {
+    domain: "file",
+    path: "/run/lab/disk.qcow2",
+    recipe: ("disks-qcow2", include_bytes!("../../docs/recipes/disks-qcow2")),
+    called: "/run/lab/disk.qcow2",
+    make: "truncate -s 64M /run/lab/raw
+mke2fs -q -t ext4 /run/lab/raw
+qemu-img convert -O qcow2 /run/lab/raw /run/lab/disk.qcow2
+rm /run/lab/raw",
+    check: "qemu-img check /run/lab/disk.qcow2
+qemu-img convert -O raw /run/lab/disk.qcow2 /run/lab/raw
+e2fsck -fn /run/lab/raw
+rm /run/lab/raw /run/lab/disk.qcow2",
+};
 
 /// Loads the file system, of which parts may be built in.
 const MODULES: &str = "for name in crc32c_generic crc16 mbcache jbd2 ext4; do \
@@ -25,30 +66,40 @@ const WRITER: &str =
     "while [ \"$(tail -n 1 /mnt/log)\" = $n ]; do n=$((n + 1)); echo $n >>/mnt/log; sync /mnt/log; done";
 
 #[test]
-fn a_domain_goes_back_with_its_disk_and_not_without() {
+fn a_domain_goes_back_with_its_thin_volume_and_not_without() {
+    a_domain_goes_back_with(&VOLUME);
+}
+
+#[test]
+fn a_domain_goes_back_with_its_qcow2_file_and_not_without() {
+    a_domain_goes_back_with(&FILE);
+}
+
+fn a_domain_goes_back_with(disk: &Disk) {
+    let Disk { domain, path, recipe: (recipe, text), called, make, check } = *disk;
     let mut host = host();
-    host.put("/run/lab/bin/disks-lvm-thin", RECIPE);
-    host.script("disks", VOLUME);
-    let config = XenGuestConfig {
-        memory_mib: GUEST_MIB,
-        disk: Some("/dev/varvelab/disks"),
-        ..XenGuestConfig::default()
-    };
-    let mut guest = host.guest_with("disks", config);
+    if path.ends_with(".qcow2") {
+        host.emulator();
+    }
+    host.put(&format!("/run/lab/bin/{recipe}"), text);
+    host.script(domain, make);
+    let config = XenGuestConfig { memory_mib: GUEST_MIB, disk: Some(path), ..XenGuestConfig::default() };
+    let mut guest = host.guest_with(domain, config);
     guest.script(MODULES).unwrap();
     guest.script("busybox mkdir /mnt; busybox mount -t ext4 /dev/xvda /mnt; echo first >/mnt/evidence; echo 0 >/mnt/log; sync").unwrap();
     let writer = guest.spawn("writer", 0, "/usr/bin/bash", &["-c", &format!("n=0; {WRITER}")]).unwrap();
     // Not on the disk yet, but in the memory of the epoch.
     guest.script("seq 5000 >/mnt/unwritten").unwrap();
-    let capture = ["capture", "xen:disks", "--epochs", "1", "--quiesce", "suspend"];
-    let snapshot = ["--disk-snapshot", "disks-lvm-thin snapshot varvelab/disks"];
-    let captured = host.varve("disks", &[&capture[..], &snapshot].concat());
+    let source = format!("xen:{domain}");
+    let capture = ["capture", &source, "--epochs", "1", "--quiesce", "suspend"];
+    let snapshot = ["--disk-snapshot", &format!("{recipe} snapshot {called}")];
+    let captured = host.varve(domain, &[&capture[..], &snapshot].concat());
     assert_eq!(captured.status, Some(0), "{}", captured.output);
-    assert!(host.json("disks", &["epochs"], 0)[0]["disk_snapshot"].is_string(), "{}", captured.output);
+    assert!(host.json(domain, &["epochs"], 0)[0]["disk_snapshot"].is_string(), "{}", captured.output);
     guest.script("echo later >/mnt/evidence; rm /mnt/unwritten; seq 9000 >/mnt/more; sync").unwrap();
-    host.json("disks", &capture, 0);
+    host.json(domain, &capture, 0);
 
-    let restore = ["--disk-restore", "disks-lvm-thin restore varvelab/disks"];
+    let restore = ["--disk-restore", &format!("{recipe} restore {called}")];
     for (arguments, reason) in [
         (vec!["rollback", "0", "--replace"], "nothing says that they are of the same moment"),
         (
@@ -56,14 +107,14 @@ fn a_domain_goes_back_with_its_disk_and_not_without() {
             "no snapshot of them was taken with this epoch",
         ),
     ] {
-        let refused = host.varve("disks", &arguments);
+        let refused = host.varve(domain, &arguments);
         assert_eq!(refused.status, Some(1), "{}", refused.output);
         assert!(refused.output.contains(reason), "{}", refused.output);
     }
     assert_eq!(guest.script("cat /mnt/evidence").unwrap(), "later\n", "nothing has changed so far");
 
-    let done = &host.json("disks", &[&["rollback", "0", "--replace"][..], &restore].concat(), 0)[0];
-    assert_eq!(done["disks"][0], "xvda (/dev/varvelab/disks)", "{done}");
+    let done = &host.json(domain, &[&["rollback", "0", "--replace"][..], &restore].concat(), 0)[0];
+    assert_eq!(done["disks"][0], format!("xvda ({path})"), "{done}");
     host.reach_again(&mut guest);
     assert_eq!(
         guest.script("cat /mnt/evidence; busybox ls /mnt").unwrap(),
@@ -84,12 +135,5 @@ fn a_domain_goes_back_with_its_disk_and_not_without() {
     assert!(after.iter().copied().eq(0..after.len()), "no line is missing or there twice: {after:?}");
     guest.script("[ \"$(cat /mnt/unwritten)\" = \"$(seq 5000)\" ]").unwrap();
     guest.script("busybox umount /mnt").unwrap();
-    host.script("disks", "xl destroy disks; e2fsck -fn /dev/varvelab/disks");
-    let until = host.script(
-        "disks",
-        "until=/dev/varvelab/$(lvs --noheadings -o name varvelab | grep -o 'disks-until-.*')\n\
-         e2fsck -fp $until >/dev/null || [ $? = 1 ]\ndebugfs -R 'cat evidence' $until 2>/dev/null",
-    );
-    assert_eq!(until, "later\n", "what the disk was until the rollback is kept");
-    host.script("disks", "lvremove -y -q varvelab/pool");
+    host.script(domain, &format!("xl destroy {domain}\n{check}"));
 }

@@ -69,10 +69,10 @@ fn epochs_are_its_memory(hold: &str, rounds: usize) {
     for _ in 0..rounds {
         guest.work(5).unwrap();
         // Right behind an epoch: a guest that has begun to suspend itself cannot go on with that while it is paused.
-        epoch_after(&mut host, 0);
+        host.more_epochs("web1", 1);
         guest.host_mut().pause().unwrap();
         // Packets come in while this one is taken.
-        epoch_after(&mut host, 1);
+        host.more_epochs("web1", 2);
         host.script("web1", "kill -STOP $(cat /tmp/pinging)");
         copies.push(copy_of_an_epoch(&mut host, &guest, &frames));
         host.script("web1", "kill -CONT $(cat /tmp/pinging)");
@@ -119,7 +119,7 @@ fn copy_of_an_epoch(host: &mut Host, guest: &XenGuest, frames: &[u64]) -> Copied
     for _ in 0..20 {
         let before = copy(guest, frames);
         // The next may have begun before; that behind it has not.
-        let epoch = epoch_after(host, 1);
+        let epoch = host.more_epochs("web1", 2);
         let after = copy(guest, frames);
         if before == after {
             return Copied { epoch, frames: after, rings: rings(host) };
@@ -155,13 +155,6 @@ fn events(guest: &mut XenGuest) -> BTreeSet<u64> {
         frames.collect::<Result<_, LabError>>()
     });
     found.unwrap().unwrap()
-}
-
-/// Waits for the next epoch and then for `more`, and gives the number of the last.
-fn epoch_after(host: &mut Host, more: u64) -> u64 {
-    let wait = format!("agent await 200 +{} '\"type\":\"epoch\"' /tmp/epochs", 1 + more);
-    let seen = host.script("web1", &format!("{wait} || {{ cat /tmp/said; exit 1; }}"));
-    seen.trim().parse::<u64>().unwrap() - 1
 }
 
 /// The frames that there are, looked at now.

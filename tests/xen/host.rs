@@ -142,6 +142,11 @@ impl Host {
         self.0.spare_card()
     }
 
+    /// Makes sure that dom0 has an emulator.
+    pub(crate) fn emulator(&mut self) {
+        self.0.emulator().unwrap();
+    }
+
     /// Creates a guest and an archive for it.
     pub(crate) fn guest(&mut self, name: &str) -> XenGuest {
         self.guest_with(name, XenGuestConfig { memory_mib: GUEST_MIB, ..XenGuestConfig::default() })
@@ -218,10 +223,11 @@ impl Host {
         self.more_epochs(name, 2);
     }
 
-    /// Waits for so many more epochs of a capture that was begun.
-    pub(crate) fn more_epochs(&mut self, name: &str, count: u32) {
-        let wait = format!("agent await 200 +{count} pages_changed /tmp/epochs");
-        self.script(name, &format!("{wait} || {{ cat /tmp/said; exit 1; }}"));
+    /// Waits for so many more epochs of a capture whose lines go to these files; the number of the last.
+    pub(crate) fn more_epochs(&mut self, name: &str, count: u64) -> u64 {
+        let wait = format!("agent await 200 +{count} '\"type\":\"epoch\"' /tmp/epochs");
+        let seen = self.script(name, &format!("{wait} || {{ cat /tmp/said /tmp/epochs; exit 1; }}"));
+        seen.trim().parse::<u64>().unwrap() - 1
     }
 
     /// Ends it.

@@ -10,10 +10,10 @@ const EVIDENCE: &str = "/run/evidence";
 /// Starts checkpoints. `exec`, so that the process is varve.
 const BEGIN: &str = ": >/tmp/epochs
 xl remus -F -n -d -i 300 -s '' $VARVE_VM 'echo $$ >/tmp/receiver
-exec varve --json capture xen-stream:- 2>/tmp/epochs' >/tmp/remus 2>&1 </dev/null &";
+exec varve --json capture xen-stream:- 2>/tmp/epochs' >/tmp/said 2>&1 </dev/null &";
 
 /// Waits until xl has seen that nobody takes its stream any more.
-const ENDED: &str = "agent await 100 1 'resuming domain at primary' /tmp/remus || { cat /tmp/remus; exit 1; }
+const ENDED: &str = "agent await 100 1 'resuming domain at primary' /tmp/said || { cat /tmp/said; exit 1; }
 cat /tmp/epochs";
 
 fn guest_of(host: &mut Host, name: &str, kind: XenGuestKind) -> XenGuest {
@@ -22,12 +22,8 @@ fn guest_of(host: &mut Host, name: &str, kind: XenGuestKind) -> XenGuest {
 
 /// Waits for an epoch that was begun after this was called, and gives its number.
 fn next_epoch(host: &mut Host, name: &str) -> u64 {
-    let seen = host.script(
-        name,
-        // The next may have begun before.
-        "agent await 200 +2 '\"type\":\"epoch\"' /tmp/epochs || { cat /tmp/remus /tmp/epochs; exit 1; }",
-    );
-    seen.trim().parse::<u64>().unwrap() - 1
+    // The next may have begun before.
+    host.more_epochs(name, 2)
 }
 
 /// Ends checkpoints by a signal to varve; what that said.
