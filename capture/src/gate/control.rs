@@ -142,12 +142,6 @@ impl<'a> Control<'a> {
         self.state().write(act, rest)
     }
 
-    /// The vifs whose packets are held or dropped.
-    pub(super) fn vifs(&self) -> Vec<String> {
-        let known = self.state().traffic();
-        known.into_iter().filter(|vif| vif.traffic != Traffic::Passes).map(|vif| vif.vif).collect()
-    }
-
     /// The counts of every vif.
     pub(super) fn statistics(&self) -> Result<Vec<VifStatistics>, OutputError> {
         self.state().statistics()
@@ -345,10 +339,10 @@ impl<'a> Control<'a> {
         if state.mode != Mode::Gating {
             return Ok(());
         }
-        let held: Vec<String> = state.traffic().into_iter().map(|vif| vif.vif).collect();
-        let new: Vec<Vif> = vifs.iter().filter(|vif| !held.contains(&vif.name)).cloned().collect();
-        if held.iter().any(|name| vifs.iter().all(|vif| vif.name != *name)) {
-            state.buffer()?.forget_absent()?;
+        let new = state.buffer()?.survey(vifs)?;
+        if state.traffic().iter().all(|vif| vif.traffic == Traffic::Held) {
+            // Those that waited for a verdict are gone with their card.
+            state.undecided = None;
         }
         if !new.is_empty() {
             let names: Vec<&str> = new.iter().map(|vif| vif.name.as_str()).collect();
@@ -395,6 +389,6 @@ impl<'a> Control<'a> {
     /// Removes what is left of the buffer of a guest that is gone.
     pub(super) fn clean_up(&self) -> Result<(), GateError> {
         let mut state = self.state();
-        Ok(state.buffer.as_mut().map_or(Ok(()), OutputBuffer::forget_absent)?)
+        Ok(state.buffer.as_mut().map_or(Ok(()), OutputBuffer::dissolve)?)
     }
 }

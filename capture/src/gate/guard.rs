@@ -31,13 +31,10 @@ fn look(control: &Control<'_>, devices: &dyn Devices) -> Result<(), GateError> {
     if control.mode() != Mode::Gating {
         return Ok(());
     }
-    let (held, vifs) = (control.vifs(), devices.vifs()?);
-    if vifs.iter().any(|vif| !held.contains(&vif.name)) {
-        control.hold_all(&vifs).or_else(|error| {
-            control.brake("it was given a network card whose packets cannot be held yet")?;
-            Err(error)
-        })?;
-    }
+    control.hold_all(&devices.vifs()?).or_else(|error| {
+        control.brake("it has a network card whose packets are not held")?;
+        Err(error)
+    })?;
     match escalate(control.settings, control.waiting()?) {
         Some(Escalation::Brake(reason)) => control.brake(reason),
         Some(Escalation::Open(reason)) => control.open(reason),

@@ -186,10 +186,10 @@ fn take_over(
     if holding.is_empty() {
         return Ok((None, 0));
     }
-    let held: Vec<String> = holding.iter().map(|orphan| orphan.vif.name.clone()).collect();
     let mut buffer = plumbing.adopt(holding)?;
     let dropped = buffer.begin_anew(options.limit_bytes)?;
-    let new: Vec<Vif> = vifs.iter().filter(|vif| !held.contains(&vif.name)).cloned().collect();
+    buffer.set_inbound(options.hold_inbound, options.limit_bytes)?;
+    let new = buffer.survey(vifs)?;
     if !new.is_empty() {
         buffer.extend(&new, options)?;
     }

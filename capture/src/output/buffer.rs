@@ -1,15 +1,20 @@
 //! The output buffer of one guest.
 
 use std::fmt;
+use std::time::Duration;
 
-use super::install::{self, Entry};
-use super::netlink::{NetlinkError, Queue, Socket};
+use super::install::{self, Entry, leads};
+use super::netlink::{Link, NetlinkError, Queue, Socket};
 use super::plug::Action;
 use super::step::{Answer, Kernel, Step};
 use super::{
     Failure, Orphan, OutputError, OutputOptions, QueueStatistics, Traffic, Vif, VifStatistics, VifTraffic,
     name, orphan, remove, renew,
 };
+
+/// How often, and how long each time, to wait for a card to go with its guest: two seconds in all.
+const GONE_TRIES: u32 = 40;
+const GONE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Holds what a guest sends through its vifs.
 ///
@@ -201,14 +206,68 @@ impl OutputBuffer {
         Ok(())
     }
 
-    /// Forgets vifs that are gone, and removes what is left of their part of the buffer.
+    /// Looks whether all is as it was built: forgets vifs that are gone, with what is left of their part of the buffer, and gives those
+    /// of `vifs` that are there and not held. One that was taken away and is there again under its name is among them.
     ///
     /// # Errors
-    /// [`OutputError::Netlink`]; [`OutputError::Incomplete`] when something stayed, which does no harm.
-    pub fn forget_absent(&mut self) -> Result<(), OutputError> {
+    /// [`OutputError::Netlink`]; [`OutputError::Incomplete`] when something of a vif that is gone has stayed, or when what a vif sends
+    /// does not come here any more: somebody else has changed that.
+    pub fn survey(&mut self, vifs: &[Vif]) -> Result<Vec<Vif>, OutputError> {
+        // Devices last: they tell of a vif that goes meanwhile.
+        let mut led = Vec::new();
+        for entry in &self.entries {
+            let filters = entry.vif_link.map_or(Ok(Vec::new()), |link| self.kernel.filters(link));
+            led.push(leads(&filters.map_err(netlink("listing filters"))?, entry.ifb_link));
+        }
         let links = self.kernel.links().map_err(netlink("listing devices"))?;
-        let there = |entry: &Entry| links.iter().any(|link| Some(link.index) == entry.vif_link);
-        let (kept, mut gone) = std::mem::take(&mut self.entries).into_iter().partition(there);
+        let mut astray = Vec::new();
+        for (entry, led) in self.entries.iter_mut().zip(led) {
+            if let Some((from, to)) =
+                entry.vif_link.zip(Some(entry.ifb_link)).filter(|_| !led && is_there(&links, entry))
+            {
+                entry.traffic = Traffic::Passes;
+                astray.push(entry.failure(&Step::Redirect { from, to }, "somebody has undone that"));
+            }
+        }
+        self.forget(&links)?;
+        self.outcome("looking whether everything is held", astray)?;
+        let new = |vif: &&Vif| {
+            let there = links.iter().any(|link| link.name == vif.name);
+            there && self.entries.iter().all(|entry| entry.vif.name != vif.name)
+        };
+        Ok(vifs.iter().filter(new).cloned().collect())
+    }
+
+    /// Drops what is held of a guest that is gone, lets its vifs go, which the kernel keeps as long as packets of theirs wait, and removes
+    /// what is left.
+    ///
+    /// # Errors
+    /// [`OutputError::Netlink`], [`OutputError::Incomplete`]: a vif is still there, and its packets are dropped.
+    pub fn dissolve(&mut self) -> Result<(), OutputError> {
+        let failed = remove::silence(&mut *self.kernel, &mut self.entries);
+        self.outcome("dropping what is held", failed)?;
+        for _ in 0..GONE_TRIES {
+            let links = self.kernel.links().map_err(netlink("listing devices"))?;
+            self.forget(&links)?;
+            if self.entries.is_empty() {
+                return Ok(());
+            }
+            std::thread::sleep(GONE_PAUSE);
+        }
+        let kept = self.entries.iter();
+        let kept = kept.map(|entry| {
+            entry.failure(&Step::RemoveLink { link: entry.ifb_link }, "the card is still there")
+        });
+        self.outcome("removing what was left of a guest that is gone", kept.collect())
+    }
+
+    /// Forgets vifs that are not among `links`, and removes what is left of their part of the buffer.
+    fn forget(&mut self, links: &[Link]) -> Result<(), OutputError> {
+        if self.entries.iter().all(|entry| is_there(links, entry)) {
+            return Ok(());
+        }
+        let (kept, mut gone) =
+            std::mem::take(&mut self.entries).into_iter().partition(|entry| is_there(links, entry));
         self.entries = kept;
         self.close = closing(&self.entries);
         gone.iter_mut().for_each(|entry| (entry.hooked, entry.inbound) = (false, false));
@@ -228,6 +287,15 @@ impl OutputBuffer {
             held.iter().filter_map(|vif| vif.outbound).map(|plug| u64::from(plug.waiting_packets)).sum();
         let failed = renew::renew(&mut *self.kernel, &mut self.entries, limit_bytes);
         self.outcome("emptying the output buffer", failed).map(|()| held)
+    }
+
+    /// Lets what is sent to the guest pass, and makes it possible, or impossible, to hold it, whatever was before.
+    ///
+    /// # Errors
+    /// [`OutputError::Incomplete`] when on some vif it may still be held, or cannot be; it can be tried again.
+    pub fn set_inbound(&mut self, hold: bool, limit_bytes: u32) -> Result<(), OutputError> {
+        let failed = renew::set_inbound(&mut *self.kernel, &mut self.entries, hold, limit_bytes);
+        self.outcome("holding inbound packets, or not", failed)
     }
 
     /// Connects all vifs to another bridge. What is released from then on goes there.
@@ -333,6 +401,11 @@ impl OutputBuffer {
         }
         Err(OutputError::Incomplete { doing, failed, now: self.traffic() })
     }
+}
+
+/// Whether the device that an entry is for is among `links`: another of its name has another number.
+fn is_there(links: &[Link], entry: &Entry) -> bool {
+    links.iter().any(|link| Some(link.index) == entry.vif_link)
 }
 
 fn closing(entries: &[Entry]) -> Vec<Step> {

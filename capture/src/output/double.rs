@@ -90,6 +90,8 @@ struct Device {
     master: Option<u32>,
     /// What came in through it and got on, to the bridge.
     network: Vec<u64>,
+    /// Whether it goes when none of its packets waits.
+    leaves: bool,
 }
 
 /// What the double holds.
@@ -213,6 +215,16 @@ impl Double {
         self.state().devices.retain(|device| device.name != name);
     }
 
+    /// A device appears.
+    pub(crate) fn plug_in(&self, name: &str) {
+        self.state().add(name, false).unwrap();
+    }
+
+    /// A device disappears as soon as none of its packets waits.
+    pub(super) fn unplug_when_empty(&self, name: &str) {
+        self.state().named(name).unwrap().leaves = true;
+    }
+
     /// Somebody else makes a hook with a filter of theirs.
     pub(super) fn occupy(&self, name: &str) {
         let mut state = self.state();
@@ -243,6 +255,7 @@ impl State {
             redirect: None,
             master: None,
             network: Vec::new(),
+            leaves: false,
         });
         Ok(())
     }
@@ -326,6 +339,11 @@ impl State {
                 vif.network.push(packet);
             }
         }
+        let waits = |device: &Device| device.plug.as_ref().is_some_and(|plug| !plug.queue.is_empty());
+        let waiting: Vec<u32> =
+            self.devices.iter().filter(|device| waits(device)).map(|device| device.index).collect();
+        self.devices
+            .retain(|device| !device.leaves || device.redirect.is_some_and(|to| waiting.contains(&to)));
     }
 
     fn list(&mut self) -> Result<(), NetlinkError> {
@@ -401,7 +419,8 @@ impl Kernel for Double {
     fn filters(&mut self, link: u32) -> Result<Vec<Filter>, NetlinkError> {
         let mut state = self.state();
         state.list()?;
-        let to = state.device(link)?.redirect;
+        // As of a device that is not there (`net/sched/cls_api.c`, `tc_dump_tfilter`): none.
+        let to = state.device(link).ok().and_then(|device| device.redirect);
         Ok(to.map(|to| vec![Filter::Heading, Filter::Redirect { to }]).unwrap_or_default())
     }
 }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::install::Entry;
 use super::netlink::Refusal;
+use super::plug::Action;
 use super::step::{Kernel, Step};
 use super::{Failure, Traffic};
 
@@ -41,6 +42,40 @@ pub(super) fn renew(kernel: &mut dyn Kernel, entries: &mut [Entry], limit_bytes:
                 Step::Up { .. } => Traffic::Held,
                 _ => Traffic::Dropped,
             };
+        }
+    }
+    failed
+}
+
+/// Makes inbound plugs, which let everything pass, or takes them away.
+pub(super) fn set_inbound(
+    kernel: &mut dyn Kernel,
+    entries: &mut [Entry],
+    hold: bool,
+    limit_bytes: u32,
+) -> Vec<Failure> {
+    let mut failed = Vec::new();
+    for entry in entries {
+        let Some(link) = entry.vif_link else { continue };
+        let pass = Step::Drive { link, action: Action::ReleaseIndefinite };
+        let steps = match (entry.inbound, hold) {
+            (true, true) => vec![pass],
+            (false, true) => vec![Step::AddPlug { link, limit_bytes }, pass],
+            (true, false) => vec![Step::RemovePlug { link }],
+            (false, false) => Vec::new(),
+        };
+        for step in &steps {
+            if let Err(refusal) =
+                kernel.carry_out(std::slice::from_ref(step)).into_iter().next().unwrap_or(Err(Refusal::Lost))
+            {
+                failed.push(entry.failure(step, refusal));
+                break;
+            }
+            match step {
+                Step::AddPlug { .. } => entry.inbound = true,
+                Step::RemovePlug { .. } => entry.inbound = false,
+                _ => {}
+            }
         }
     }
     failed
@@ -141,10 +176,67 @@ mod tests {
         buffer.release_closed().unwrap();
         buffer.extend(&[vif(1)], &OutputOptions::default()).unwrap();
         kernel.unplug("vif7.0");
-        buffer.forget_absent().unwrap();
+        // The toolstack may still know it.
+        assert_eq!(buffer.survey(&[vif(0), vif(1)]).unwrap(), []);
         assert_eq!(traffic(&buffer), [Traffic::Held]);
         assert_eq!(kernel.picture(), ["island", "vif7.1 to 5", "vv7.1 plug(0)"]);
         buffer.close_epoch().unwrap();
+    }
+
+    #[test]
+    fn a_vif_that_comes_back_under_its_name_is_another() {
+        let (kernel, mut buffer) = full();
+        assert_eq!(buffer.survey(&[vif(0), vif(1)]).unwrap(), [vif(1)], "all is as it was built");
+        kernel.unplug("vif7.0");
+        kernel.plug_in("vif7.0");
+        let new = buffer.survey(&[vif(0)]).unwrap();
+        assert_eq!(new, [vif(0)]);
+        buffer.extend(&new, &OutputOptions::default()).unwrap();
+        kernel.send("vif7.0", 4);
+        assert_eq!(kernel.network("vif7.0"), [0_u64; 0]);
+        assert_eq!(traffic(&buffer), [Traffic::Held]);
+    }
+
+    #[test]
+    fn a_vif_whose_packets_were_led_away_is_told() {
+        let (kernel, mut buffer) = full();
+        kernel.occupy("vif7.0");
+        for _ in 0..2 {
+            let error = buffer.survey(&[vif(0)]).unwrap_err().to_string();
+            assert!(error.contains("somebody has undone that"), "{error}");
+            assert_eq!(traffic(&buffer), [Traffic::Passes]);
+        }
+    }
+
+    #[test]
+    fn inbound_packets_pass_and_can_be_held_or_not_whatever_was_before() {
+        let held = OutputOptions { hold_inbound: true, ..OutputOptions::default() };
+        for (before, after) in [(true, false), (false, true), (true, true), (false, false)] {
+            let kernel = Double::new(&["vif7.0"]);
+            let options = OutputOptions { hold_inbound: before, ..held.clone() };
+            let mut first = OutputBuffer::install_by(kernel.boxed(), &[vif(0)], &options).unwrap();
+            first.hold_inbound().unwrap();
+            let mut buffer = kernel.adopt(kernel.orphans().unwrap());
+            buffer.set_inbound(after, 1000).unwrap();
+            let picture = kernel.picture().remove(0);
+            let expected = if after { "vif7.0 plug(0, passes) to 2" } else { "vif7.0 to 2" };
+            assert_eq!(picture, expected, "{before} {after}");
+            buffer.hold_inbound().unwrap();
+            buffer.pass_inbound().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_held_of_a_guest_that_is_gone_does_not_keep_its_cards() {
+        let (kernel, mut buffer) = full();
+        kernel.unplug_when_empty("vif7.0");
+        buffer.dissolve().unwrap();
+        assert_eq!(kernel.picture(), ["island", "vif7.1"]);
+        let (kernel, mut buffer) = full();
+        let error = buffer.dissolve().unwrap_err().to_string();
+        assert!(error.contains("the card is still there"), "{error}");
+        kernel.send("vif7.0", 4);
+        assert_eq!(kernel.network("vif7.0"), [0_u64; 0]);
     }
 
     #[test]
