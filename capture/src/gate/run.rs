@@ -145,6 +145,10 @@ impl Run<'_> {
                 }
                 Err(error) => {
                     self.attendant.view().judge.stop();
+                    // Dropped because the gate was told to stop.
+                    if matches!(error, CaptureError::Abandoned) {
+                        break;
+                    }
                     failures += 1;
                     self.failed(error, failures, totals)?;
                 }
@@ -178,7 +182,8 @@ impl Run<'_> {
         let watching = self.control.mode() == Mode::Watching;
         self.control.note("durable", &json!({ "epoch": epoch }))?;
         let (verdict, scan) = self.verdict();
-        if decide(&verdict) == Decision::Condemn {
+        let condemned = decide(&verdict) == Decision::Condemn;
+        if condemned {
             self.control.condemn();
         }
         let findings = match &verdict {
@@ -191,7 +196,13 @@ impl Run<'_> {
         let mut waited = None;
         if watching {
             // What it has sent so far was never held.
-            self.control.begin_holding(&self.devices.vifs()?)?;
+            match self.begin_holding() {
+                // It is stopped all the same.
+                Err(error) if condemned => {
+                    self.control.observer.event(&Event::Failed { what: &error.to_string() });
+                }
+                other => other?,
+            }
         }
         if decide(&verdict) == Decision::Release {
             waited = self.control.release(epoch)?;
@@ -214,19 +225,23 @@ impl Run<'_> {
             waited,
             held: &held,
         }));
-        if decide(&verdict) != Decision::Condemn || self.control.mode() != Mode::Gating {
-            return Ok(None);
-        }
-        match &self.control.settings.on_finding {
-            Remedy::Quarantine(quarantine) => {
+        match (&self.control.settings.on_finding, self.control.mode()) {
+            _ if !condemned => Ok(None),
+            (_, Mode::Quarantined | Mode::Frozen) => Ok(None),
+            (Remedy::Quarantine(quarantine), Mode::Gating) => {
                 self.control.quarantine(quarantine, &format!("findings in epoch {epoch}"))?;
                 Ok(None)
             }
-            Remedy::Freeze => {
+            // What is not held can be moved nowhere.
+            (Remedy::Freeze, _) | (Remedy::Quarantine(_), Mode::Watching) => {
                 self.control.freeze(epoch)?;
                 Ok(Some(GateEnd::Frozen { epoch, findings }))
             }
         }
+    }
+
+    fn begin_holding(&self) -> Result<(), GateError> {
+        self.control.begin_holding(&self.devices.vifs()?)
     }
 
     /// The verdict, when it is there; missing when the scanner takes too long. The next then has twice the time: a limit too short for
@@ -238,6 +253,7 @@ impl Run<'_> {
             return (Verdict::Missing(reason), begun.elapsed());
         }
         let limit = self.control.settings.scan_limit.saturating_mul(1 << view.overdue.min(OVERDUE_MAX));
+        let mut told: Option<Instant> = None;
         loop {
             if let Some(answer) = view.judge.answer(Instant::now() + LOOK) {
                 if !matches!(answer.0, Verdict::Missing(_)) {
@@ -245,9 +261,13 @@ impl Run<'_> {
                 }
                 return answer;
             }
+            if told.is_none() && self.ingest.interrupt.finish() {
+                told = Some(Instant::now());
+            }
+            let late = told.is_some_and(|told| told.elapsed() > self.control.settings.hold_budget);
             let reason = match begun.elapsed() > limit {
                 true => "the scanner does not answer",
-                false if self.ingest.interrupt.abandon() => "the gate was told to stop",
+                false if late || self.ingest.interrupt.abandon() => "the gate was told to stop",
                 false => continue,
             };
             view.overdue += 1;

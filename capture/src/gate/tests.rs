@@ -1,3 +1,5 @@
+mod ends;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -436,46 +438,6 @@ fn what_a_killed_gate_left_held_is_dropped_and_the_next_begins_anew() {
     assert_eq!(end.unwrap(), GateEnd::Finished);
     assert_eq!(bench.kernel.network("vif7.0"), [0, 1, 10, 11]);
     assert!(bench.acts().contains(&"dropped".to_owned()));
-}
-
-#[test]
-fn a_card_that_is_added_is_held_from_the_next_interval_on() {
-    let bench = Bench::new(settings());
-    let sender = Sender::new(&bench.kernel, 0);
-    let mut oracle = Oracle::new(&bench.kernel, []);
-    let (_, end) = bench.run(&bench.gate(&sender, 1), &mut oracle);
-    assert_eq!(end.unwrap(), GateEnd::Finished);
-    sender.vifs.lock().unwrap().push(vif(1));
-    let (_, end) = bench.run(&bench.gate(&sender, 1), &mut oracle);
-    assert_eq!(end.unwrap(), GateEnd::Finished);
-    bench.kernel.send("vif7.1", 1);
-    assert_eq!(bench.kernel.network("vif7.1"), [0_u64; 0]);
-}
-
-#[test]
-fn a_card_that_is_added_while_an_interval_is_undecided_is_held_at_once() {
-    let bench = Bench::new(impatient());
-    let sender = Sender::new(&bench.kernel, 0);
-    let mut oracle = Oracle::new(&bench.kernel, []);
-    let (_, end) = bench.run(&bench.gate(&sender, 1), &mut oracle);
-    assert_eq!(end.unwrap(), GateEnd::Finished);
-    let later = Sender::new(&bench.kernel, 1);
-    let mut oracle = Oracle::new(&bench.kernel, [(1, NEVER)]);
-    let (kernel, vifs, acts) = (bench.kernel.clone(), &later.vifs, || bench.acts());
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            while !acts().iter().any(|act| act == "close") {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            vifs.lock().unwrap().push(vif(1));
-            // Some looks of the guard later.
-            std::thread::sleep(Duration::from_millis(120));
-            kernel.send("vif7.1", 1);
-        });
-        let (_, end) = bench.run(&bench.gate(&later, 1), &mut oracle);
-        assert_eq!(end.unwrap(), GateEnd::Finished);
-    });
-    assert_eq!(bench.kernel.network("vif7.1"), [0_u64; 0]);
 }
 
 /// Whatever the kernel refuses or forgets to answer: no packet of an epoch that has not passed gets out, none out of order.

@@ -226,7 +226,7 @@ impl Double {
     }
 
     /// Somebody else makes a hook with a filter of theirs.
-    pub(super) fn occupy(&self, name: &str) {
+    pub(crate) fn occupy(&self, name: &str) {
         let mut state = self.state();
         let device = state.named(name).unwrap();
         (device.hook, device.redirect) = (true, Some(9999));
