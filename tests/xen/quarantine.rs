@@ -4,12 +4,18 @@ use serde_json::Value;
 
 use super::host::host;
 
-/// Bridges: one for guests alone, and one with an end of a pair, whose other end may be anywhere.
+/// Bridges: one for guests alone, one with an end of a pair, whose other end may be anywhere, and two through which this host can be
+/// reached: at once, or as soon as something is connected.
 const BRIDGES: &str = "ip link add varve-island type bridge
+ip link set varve-island addrgenmode none
 ip link set varve-island up
 ip link add varve-paired type bridge
 ip link add varve-near type veth peer name varve-far
-ip link set varve-near master varve-paired";
+ip link set varve-near master varve-paired
+ip link add varve-home type bridge
+ip link set varve-home addrgenmode none
+ip address add 192.0.2.1/24 dev varve-home
+ip link add varve-plain type bridge";
 
 /// Watches it until told to end.
 const BEGIN: &str =
@@ -33,6 +39,8 @@ fn a_domain_is_watched_on_an_island_while_the_one_it_was_runs_on() {
     let mut refusals = vec![
         ("varve-paired", "\"varve-near\" on it leads to a network".to_owned()),
         ("nowhere", "is no bridge of this host".to_owned()),
+        ("varve-home", "this host has an address on it".to_owned()),
+        ("varve-plain", "this host has an address on it, or gets one".to_owned()),
     ];
     if let Some(card) = host.spare_card() {
         let bridge = "varve-outside";

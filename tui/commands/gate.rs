@@ -6,10 +6,11 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 use varve_capture::gate::{self, Gate as Core, GateEnd, GateError, Remedy, Settings, Totals};
+use varve_capture::output::isolated;
 use varve_capture::{CaptureError, source};
 
 use crate::{
-    commands::{capture::duration, quarantine::isolated},
+    commands::capture::duration,
     context::Context,
     exit::{Failure, Status},
     gate::{Scanner, Task, Teller, print, selftest, settings},
@@ -150,10 +151,10 @@ impl Gate {
 /// Bridges for quarantine must be there and lead nowhere before one is needed.
 fn bridges(settings: &Settings) -> Result<(), Failure> {
     if let Remedy::Quarantine(quarantine) = &settings.on_finding {
-        isolated(&quarantine.bridge)?;
+        isolated(&quarantine.bridge).map_err(Failure::new)?;
     }
     if let Some((_, quarantine)) = &settings.on_undecided {
-        isolated(&quarantine.bridge)?;
+        isolated(&quarantine.bridge).map_err(Failure::new)?;
     }
     Ok(())
 }

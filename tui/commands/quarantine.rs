@@ -1,9 +1,9 @@
 //! `varve quarantine`: a domain as it was at an epoch, where it can harm nobody, and watched.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use varve_capture::{Options, Plan, source};
+use varve_capture::{Options, Plan, output::isolated, source};
 use varve_store::{Access, Archive};
 
 use crate::{
@@ -17,10 +17,10 @@ use crate::{
 /// Start a Xen domain as it was at an epoch on an isolated bridge under another name, and capture it there
 ///
 /// What an intruder does next is seen without harm: the domain has no network but the bridge, which must not lead to a network
-/// card. It is a VM of its own in the archive, of the name of the domain, and is captured until interrupted; it then runs on.
+/// card, and on which this host has no address. It is a VM of its own in the archive, of the name of the domain, and is captured until interrupted; it then runs on.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  ip link add island type bridge && ip link set island up\n  varve -r /srv/varve --vm web1 quarantine 41 --bridge island --without-disk\n  varve -r /srv/varve --vm web1 quarantine 41 --bridge island --name trap --capture-to /srv/trap"
+    after_help = "Examples:\n  ip link add island type bridge && ip link set island addrgenmode none && ip link set island up\n  varve -r /srv/varve --vm web1 quarantine 41 --bridge island --without-disk\n  varve -r /srv/varve --vm web1 quarantine 41 --bridge island --name trap --capture-to /srv/trap"
 )]
 pub(crate) struct Quarantine {
     /// Which epoch
@@ -46,7 +46,7 @@ pub(crate) struct Quarantine {
 
 impl Quarantine {
     pub(crate) fn run(&self, context: &Context<'_>) -> Result<Status, Failure> {
-        isolated(&self.bridge)?;
+        isolated(&self.bridge).map_err(Failure::new)?;
         let archive = context.open()?;
         let vm = context.vm(&archive)?;
         let epoch = context.epoch(&archive, &vm, &self.epoch)?;
@@ -83,31 +83,4 @@ impl Quarantine {
         );
         conclude(context, reporter, ended, true)
     }
-}
-
-/// A bridge is isolated when what is connected to it are guests: nothing with a card behind it, and nothing that leads on.
-pub(crate) fn isolated(bridge: &str) -> Result<(), Failure> {
-    let class = PathBuf::from("/sys/class/net");
-    let ports = fs::read_dir(class.join(bridge).join("brif")).map_err(|error| {
-        Failure::new(format_args!(
-            "{bridge:?} is no bridge of this host ({error}): `ip link add {bridge} type bridge && ip link set {bridge} up` makes one"
-        ))
-    })?;
-    for port in ports.filter_map(Result::ok) {
-        let place = class.join(port.file_name());
-        let subsystem = fs::read_link(place.join("device/subsystem")).ok();
-        let card = subsystem.is_some_and(|subsystem| !subsystem.ends_with("xen-backend"));
-        let lower = fs::read_dir(&place).map_err(Failure::new)?.filter_map(Result::ok);
-        let stands_on =
-            lower.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("lower_"));
-        // One end of a pair (`veth`) names the other as its link; whatever is nobody's end names itself.
-        let [index, link] = ["ifindex", "iflink"].map(|name| fs::read_to_string(place.join(name)).ok());
-        if card || stands_on || index != link {
-            return Err(Failure::new(format_args!(
-                "bridge {bridge:?} is not isolated: {:?} on it leads to a network",
-                port.file_name()
-            )));
-        }
-    }
-    Ok(())
 }

@@ -318,6 +318,8 @@ impl<'a> Control<'a> {
         if state.mode != Mode::Gating {
             return Ok(());
         }
+        // It may have been connected to something since the gate began.
+        self.plumbing.isolated(&quarantine.bridge)?;
         state.write("quarantine", &json!({ "bridge": quarantine.bridge, "reason": reason }))?;
         if let Err(error) = state.buffer()?.move_to(&quarantine.bridge) {
             // Nothing was let go, so that it is held as before.

@@ -15,7 +15,7 @@ use super::run::{Attendant, Run, guarded};
 use super::settings::Settings;
 use super::{Gate, GateEnd, Totals};
 use crate::ingest::Ingest;
-use crate::output::{Orphan, OutputBuffer, OutputOptions, Traffic, Vif};
+use crate::output::{Orphan, OutputBuffer, OutputOptions, Traffic, Vif, isolated};
 use crate::source::{Devices, Source};
 use crate::{CaptureError, EpochReport, Interrupt, Observer, Options, SourceError};
 
@@ -24,6 +24,7 @@ pub(super) trait Plumbing: Sync {
     fn install(&self, vifs: &[Vif], options: &OutputOptions) -> Result<OutputBuffer, GateError>;
     fn orphans(&self) -> Result<Vec<Orphan>, GateError>;
     fn adopt(&self, orphans: Vec<Orphan>) -> Result<OutputBuffer, GateError>;
+    fn isolated(&self, bridge: &str) -> Result<(), GateError>;
 }
 
 /// The kernel.
@@ -40,6 +41,10 @@ impl Plumbing for Netlink {
 
     fn adopt(&self, orphans: Vec<Orphan>) -> Result<OutputBuffer, GateError> {
         Ok(OutputBuffer::adopt(orphans)?)
+    }
+
+    fn isolated(&self, bridge: &str) -> Result<(), GateError> {
+        Ok(isolated(bridge)?)
     }
 }
 

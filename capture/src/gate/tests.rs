@@ -15,7 +15,7 @@ use varve_store::{Access, Archive};
 use super::start::{Plumbing, run_with};
 use super::*;
 use crate::output::double::{Double, Fail};
-use crate::output::{Orphan, OutputBuffer, OutputOptions, Vif};
+use crate::output::{Orphan, OutputBuffer, OutputError, OutputOptions, Vif};
 use crate::source::{Devices, DirtyLog, GuestMemory, Pause, Registers, Source};
 use crate::testing::Scripted;
 use crate::{CaptureError, SourceError};
@@ -33,6 +33,11 @@ impl Plumbing for Double {
 
     fn adopt(&self, orphans: Vec<Orphan>) -> Result<OutputBuffer, GateError> {
         Ok(self.adopt(orphans))
+    }
+
+    fn isolated(&self, bridge: &str) -> Result<(), GateError> {
+        let leads_on = OutputError::Unsuitable { reason: "it leads to a network".to_owned() };
+        if bridge == "mainland" { Err(leads_on.into()) } else { Ok(()) }
     }
 }
 
@@ -206,7 +211,7 @@ impl Bench {
     fn new(settings: Settings) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let archive = Archive::create(&folder.path().join("archive")).unwrap();
-        Self { folder, archive, kernel: Double::new(&["vif7.0", "island", "vif7.1"]), settings }
+        Self { folder, archive, kernel: Double::new(&["vif7.0", "island", "mainland", "vif7.1"]), settings }
     }
 
     fn journal(&self) -> PathBuf {
@@ -390,7 +395,13 @@ fn a_bad_guest_runs_on_in_quarantine_and_goes_on_being_captured() {
 
 #[test]
 fn what_was_found_bad_never_goes_though_the_remedy_fails_and_the_gate_is_to_fail_open() {
-    let quarantine = Quarantine { bridge: "nowhere".to_owned() };
+    ["nowhere", "mainland"]
+        .iter()
+        .for_each(|bridge| what_was_found_bad_never_goes_though_it_cannot_go_to(bridge));
+}
+
+fn what_was_found_bad_never_goes_though_it_cannot_go_to(bridge: &str) {
+    let quarantine = Quarantine { bridge: bridge.to_owned() };
     let bench =
         Bench::new(Settings { on_finding: Remedy::Quarantine(quarantine), fail_open: true, ..settings() });
     let sender = Sender::new(&bench.kernel, 0);

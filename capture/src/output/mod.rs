@@ -20,6 +20,7 @@
 mod buffer;
 mod error;
 mod install;
+mod island;
 mod name;
 mod netlink;
 mod orphan;
@@ -36,6 +37,7 @@ mod tests;
 
 pub use buffer::OutputBuffer;
 pub use error::{Failure, OutputError, VifTraffic};
+pub use island::isolated;
 pub use orphan::Orphan;
 pub use traffic::Traffic;
 

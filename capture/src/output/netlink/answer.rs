@@ -1,4 +1,4 @@
-//! The entries of listings: devices, disciplines, and filters that redirect.
+//! The entries of listings: devices, their addresses, disciplines, and filters that redirect.
 
 use super::bytes::Bytes;
 use super::request::{
@@ -36,6 +36,11 @@ pub(super) fn link(body: Bytes<'_>) -> Result<Link, NetlinkError> {
         up: header.u32(8)? & IFF_UP != 0,
         master,
     })
+}
+
+/// Reads what is behind the header of `RTM_NEWADDR`: the number of the device that has the address (`struct ifaddrmsg`).
+pub(super) fn address(body: Bytes<'_>) -> Result<u32, NetlinkError> {
+    body.u32(4)
 }
 
 /// Reads what is behind the header of `RTM_NEWQDISC`.

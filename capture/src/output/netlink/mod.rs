@@ -114,7 +114,8 @@ pub(crate) fn read_anything(received: &[u8]) -> usize {
         let good = match message.content {
             message::Content::End(end) => end.is_ok(),
             message::Content::Entry(_, body) => {
-                answer::link(body).is_ok() | answer::queue(body).is_ok() | answer::filter(body).is_ok()
+                let queue = answer::queue(body).is_ok() | answer::filter(body).is_ok();
+                answer::link(body).is_ok() | answer::address(body).is_ok() | queue
             }
         };
         read += usize::from(good);

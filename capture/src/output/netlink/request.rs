@@ -10,6 +10,8 @@ use crate::output::step::Step;
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
 const RTM_GETQDISC: u16 = 38;
@@ -65,6 +67,8 @@ pub(super) const TCA_EGRESS_REDIR: u32 = 1;
 pub(super) enum List {
     /// All devices.
     Links,
+    /// The addresses of all devices.
+    Addresses,
     /// The disciplines of all devices.
     Queues,
     /// The filters that packets meet which come in through a device.
@@ -83,6 +87,7 @@ impl List {
                 out.begin(RTM_GETLINK, DUMP, sequence, &link_header(0, 0, 0));
                 out.attribute(IFLA_EXT_MASK, &mask).end();
             }
+            Self::Addresses => out.begin(RTM_GETADDR, DUMP, sequence, &[0; 8]).end(),
             Self::Queues => out.begin(RTM_GETQDISC, DUMP, sequence, &traffic_header(0, 0, 0, 0)).end(),
             Self::Filters { link } => {
                 let header = traffic_header(link, 0, INGRESS_FILTERS, 0);
@@ -95,6 +100,7 @@ impl List {
     pub(super) fn entries(self) -> u16 {
         match self {
             Self::Links => RTM_NEWLINK,
+            Self::Addresses => RTM_NEWADDR,
             Self::Queues => RTM_NEWQDISC,
             Self::Filters { .. } => RTM_NEWTFILTER,
         }

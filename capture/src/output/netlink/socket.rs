@@ -174,6 +174,13 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// Numbers of the devices that have addresses, one for each address.
+    pub(in crate::output) fn addresses(&mut self) -> Result<Vec<u32>, NetlinkError> {
+        self.list(List::Addresses, answer::address)
+    }
+}
+
 impl Kernel for Socket {
     fn carry_out(&mut self, steps: &[Step]) -> Vec<Answer> {
         steps.chunks(TOGETHER_MAX).flat_map(|steps| self.carry_out_together(steps)).collect()
