@@ -14,7 +14,7 @@ use std::io::{self, BufWriter, Write};
 
 use varve_formats::PhysicalMemory;
 use varve_formats::write::{Progress, WriteError, Written};
-use varve_formats::xen::stream::{self, SaveState, ZeroPages};
+use varve_formats::xen::stream::{self, SaveState};
 
 use self::configuration::Configuration;
 pub use self::error::RestoreError;
@@ -157,7 +157,7 @@ impl Plan {
         memory: &dyn PhysicalMemory,
         progress: Progress<'_>,
     ) -> Result<Written, RestoreError> {
-        whole(stream::write(&self.state, memory, ZeroPages::AllocateOnly, &mut io::sink(), progress)?)
+        whole(stream::write(&self.state, memory, &mut io::sink(), progress)?)
     }
 
     /// Does it: the domain is there, and paused. Asks `interrupt` once more before anything is changed, and from then on goes through with it.
@@ -194,7 +194,7 @@ impl Plan {
         self.put_disks_back()?;
         let written = xl::restore(|out| {
             let mut out = BufWriter::with_capacity(1 << 20, out);
-            let written = stream::write(&self.state, memory, ZeroPages::AllocateOnly, &mut out, progress)?;
+            let written = stream::write(&self.state, memory, &mut out, progress)?;
             let (doing, offset) = ("the end of the stream", written.file_bytes);
             out.flush().map_err(|source| WriteError::Io { doing, offset, source })?;
             whole(written)

@@ -7,7 +7,7 @@ use varve_fixtures::synth::xl_save::{
 };
 use varve_formats::image::Image;
 use varve_formats::write::{WriteError, Written};
-use varve_formats::xen::stream::{SaveState, ZeroPages, write};
+use varve_formats::xen::stream::{SaveState, write};
 use varve_formats::{Fault, Gpa, PhysicalMemory, Region};
 
 use super::build::*;
@@ -20,11 +20,11 @@ fn image(bytes: &[u8]) -> (tempfile::TempDir, Image) {
     (directory, image)
 }
 
-fn rewrite(bytes: &[u8], zeros: ZeroPages) -> (Vec<u8>, Written) {
+fn rewrite(bytes: &[u8]) -> (Vec<u8>, Written) {
     let (_directory, image) = image(bytes);
     let state = SaveState::decode(&image.save_state().unwrap().encode()).unwrap();
     let mut out = Vec::new();
-    let written = write(&state, &image, zeros, &mut out, &|_| {}).unwrap();
+    let written = write(&state, &image, &mut out, &|_| {}).unwrap();
     assert_eq!(written.file_bytes, out.len() as u64);
     (out, written)
 }
@@ -39,16 +39,16 @@ fn a_pvh_domain_is_written_as_the_specification_says() {
     expected.record(8, &[8; 24]).record(9, &hvm_context(&[cpu(1), cpu(0)])).record(10, &[0; 8]);
     expected.record(0x8000_0077, b"odd").record(0, &[]);
     expected.record(3, b"\x02\0\0\0\0\0\0\0emulator").record(0, &[]);
-    let (out, written) = rewrite(&pvh(), ZeroPages::Write);
+    let (out, written) = rewrite(&pvh());
     assert!(out == expected.bytes());
     assert_eq!((written.frames_data, written.is_complete()), (2, true));
-    assert!(rewrite(&out, ZeroPages::Write).0 == out);
+    assert!(rewrite(&out).0 == out);
 }
 
 #[test]
 fn a_pv_domain_keeps_its_page_tables_and_broken_frames() {
     // What the first reader saw has no xl header; the written stream has one, without a configuration.
-    let (out, _) = rewrite(&pv(), ZeroPages::Write);
+    let (out, _) = rewrite(&pv());
     let mut expected = Stream::default();
     expected.libxl().record(1, &[]).libxc(PV);
     expected.record(2, &[8, 4, 0, 0, 0, 0, 0, 0]).record(16, &[]).record(3, &[0; 16]);
@@ -72,7 +72,7 @@ fn a_pv_domain_keeps_its_page_tables_and_broken_frames() {
 #[test]
 fn the_last_checkpoint_becomes_a_save_file() {
     let (bytes, _) = remus();
-    let (out, _) = rewrite(&bytes, ZeroPages::Write);
+    let (out, _) = rewrite(&bytes);
     let (_directory, image) = image(&out);
     assert_eq!(image.slice(Gpa(0), PAGE).unwrap(), page(10));
     assert_eq!(image.slice(Gpa(0x1000), PAGE).unwrap(), page(12));
@@ -80,10 +80,11 @@ fn the_last_checkpoint_becomes_a_save_file() {
     assert!(image.save_state().unwrap().records().iter().any(|record| record.body.ends_with(b"second")));
 }
 
-/// Frames `first..first + 3000`, each a page of its number; every seventh is zero, one cannot be read.
+/// Frames `first..first + 3000`, each a page of its number; every seventh is zero, one is damaged, and one is not there.
 struct Memory(Region);
 
 const BAD: u64 = 1500;
+const ABSENT: u64 = 1501;
 
 impl Memory {
     fn new(first: u64) -> Self {
@@ -95,8 +96,10 @@ impl PhysicalMemory for Memory {
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), Fault> {
         for (index, page) in buf.chunks_mut(PAGE).enumerate() {
             let frame = (at.0 >> 12) + index as u64;
-            if frame == BAD {
-                return Err(Fault::NotCaptured { at: Gpa(frame << 12) });
+            match (frame, Gpa(frame << 12)) {
+                (BAD, at) => return Err(Fault::Damaged { at }),
+                (ABSENT, at) => return Err(Fault::NotCaptured { at }),
+                _ => {}
             }
             page.fill(if frame.is_multiple_of(7) { 0 } else { frame as u8 | 1 });
         }
@@ -113,15 +116,15 @@ fn pvh_state() -> SaveState {
 }
 
 #[test]
-fn batches_end_where_four_mib_do_and_missing_frames_are_counted() {
+fn batches_end_where_four_mib_do_and_damaged_frames_are_counted() {
     let mut out = Vec::new();
     let done = std::sync::atomic::AtomicU64::new(0);
     let progress = |bytes| {
         done.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
     };
-    let written = write(&pvh_state(), &Memory::new(100), ZeroPages::Write, &mut out, &progress).unwrap();
+    let written = write(&pvh_state(), &Memory::new(100), &mut out, &progress).unwrap();
     assert_eq!((written.frames_missing, written.first_missing), (1, Some(Gpa(BAD << 12))));
-    assert_eq!((written.frames_zero, written.frames_data), (428, 2571));
+    assert_eq!((written.frames_zero, written.frames_data), (428, 2570));
     assert_eq!(done.into_inner(), 3000 << 12);
     let mut reader = varve_formats::xen::stream::Reader::new(out.as_slice(), "stream");
     let mut batches = Vec::new();
@@ -130,19 +133,7 @@ fn batches_end_where_four_mib_do_and_missing_frames_are_counted() {
             batches.push((pages.frames[0].gfn.0, pages.frames.len()));
         }
     }
-    assert_eq!(batches, [(100, 924), (1024, 1024), (2048, 1024), (3072, 28)]);
-}
-
-#[test]
-fn zeros_may_be_left_to_the_receiver() {
-    let mut out = Vec::new();
-    let memory = Memory::new(2000);
-    let written = write(&pvh_state(), &memory, ZeroPages::AllocateOnly, &mut out, &|_| {}).unwrap();
-    assert!(written.file_bytes < (3000 - written.frames_zero) * 4096 + 64 * 1024);
-    let (_directory, image) = image(&out);
-    assert_eq!(image.regions().iter().map(|region| region.len >> 12).sum::<u64>(), written.frames_data);
-    // They are the frames that this memory has as zeros.
-    assert!(image.save_state().unwrap().types().iter().all(|(first, ..)| first.0.is_multiple_of(7)));
+    assert_eq!(batches, [(100, 924), (1024, 1023), (2048, 1024), (3072, 28)]);
 }
 
 #[test]
@@ -151,8 +142,7 @@ fn a_state_that_lacks_registers_is_not_written() {
     bytes.libxc(HVM).pages(&[(NORMAL, 0, Some(&page(1)))]).record(0, &[]);
     let (_directory, image) = image(bytes.bytes());
     let mut out = Vec::new();
-    let refused =
-        write(image.save_state().unwrap(), &image, ZeroPages::Write, &mut out, &|_| {}).unwrap_err();
+    let refused = write(image.save_state().unwrap(), &image, &mut out, &|_| {}).unwrap_err();
     insta::assert_snapshot!(refused, @"the state of the domain lacks the HVM context");
     assert!(out.is_empty());
 }
@@ -176,10 +166,10 @@ impl Write for Full {
 fn a_full_disk_is_an_error_wherever_it_comes() {
     let (_directory, image) = image(&pvh());
     let state = image.save_state().unwrap();
-    let whole = rewrite(&pvh(), ZeroPages::Write).0.len();
+    let whole = rewrite(&pvh()).0.len();
     for room in (0..whole).step_by(13).chain([whole - 1]) {
-        let error = write(state, &image, ZeroPages::Write, &mut Full(room), &|_| {}).unwrap_err();
+        let error = write(state, &image, &mut Full(room), &|_| {}).unwrap_err();
         assert!(matches!(error, WriteError::Io { offset, .. } if offset <= room as u64), "{error}");
     }
-    write(state, &image, ZeroPages::Write, &mut Full(whole), &|_| {}).unwrap();
+    write(state, &image, &mut Full(whole), &|_| {}).unwrap();
 }

@@ -10,12 +10,11 @@
 use std::io::Write;
 
 use super::headers::{self, DomainType, LIBXC_ID, LIBXC_MARKER, LIBXL_IDENT, LIBXL_VERSION, XL_MAGIC};
-use super::page_type::PageType;
 use super::pages::{self, Frame, MAX_BATCH_FRAMES};
 use super::record::{Level, Record, libxc, libxl};
 use super::state::SaveState;
 use crate::write::{Progress, WriteError, Written};
-use crate::{Gfn, Gpa, PAGE_SHIFT, PAGE_SIZE, PhysicalMemory, Region, is_zero};
+use crate::{Fault, Gfn, Gpa, PAGE_SHIFT, PAGE_SIZE, PhysicalMemory, Region, is_zero};
 
 /// Version of libxc's stream.
 const LIBXC_VERSION: u32 = 3;
@@ -23,24 +22,17 @@ const LIBXC_VERSION: u32 = 3;
 /// Most frames without contents: those of 1 TiB.
 const MAX_EMPTY_FRAMES: u64 = 1 << 28;
 
-/// What to do about frames of zeros.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ZeroPages {
-    /// Write them like others, as Xen's tools do.
-    Write,
-    /// Only have them allocated: Xen gives a new domain memory that it has cleared. The stream is shorter, but read as an
-    /// image it lacks these frames.
-    AllocateOnly,
-}
-
-/// Writes a stream with xl's header to `out`. Frames that cannot be read are zeros in it, and counted.
+/// Writes a stream with xl's header to `out`. Frames that the memory has no page at are not in it; those that are damaged are zeros in it,
+/// and counted.
+///
+/// Frames of zeros are written like others, as Xen's tools do: the memory that Xen gives a new domain need not be cleared, because what
+/// a living domain gave back is not (`free_domheap_pages` of `xen/common/page_alloc.c`).
 ///
 /// # Errors
 /// [`WriteError`]; what was written then has no end, and no reader takes it for complete.
 pub fn write(
     state: &SaveState,
     memory: &dyn PhysicalMemory,
-    zeros: ZeroPages,
     out: &mut dyn Write,
     progress: Progress<'_>,
 ) -> Result<Written, WriteError> {
@@ -63,7 +55,7 @@ pub fn write(
     for record in libxc(Phase::BeforeMemory) {
         out.record(record.kind, &record.body)?;
     }
-    write_memory(&mut out, state, memory, zeros, &mut written, progress)?;
+    write_memory(&mut out, state, memory, &mut written, progress)?;
     write_empty(&mut out, state, memory.regions())?;
     for record in libxc(Phase::AfterMemory) {
         out.record(record.kind, &record.body)?;
@@ -172,7 +164,6 @@ fn write_memory(
     out: &mut Out<'_>,
     state: &SaveState,
     memory: &dyn PhysicalMemory,
-    zeros: ZeroPages,
     written: &mut Written,
     progress: Progress<'_>,
 ) -> Result<(), WriteError> {
@@ -185,13 +176,13 @@ fn write_memory(
             let stop = end.min((next + 1).next_multiple_of(MAX_BATCH_FRAMES as u64));
             let len = (stop - next) as usize * PAGE_SIZE;
             let window = buffer.get_mut(..len).unwrap_or_default();
-            read(memory, Gpa(next << PAGE_SHIFT), window, written);
+            let absent = read(memory, Gpa(next << PAGE_SHIFT), window, written);
             for (gfn, page) in (next..stop).map(Gfn).zip(window.chunks_exact(PAGE_SIZE)) {
-                let mut kind = state.types().get(gfn);
-                let zero = is_zero(page);
-                if zero && kind == PageType::Normal && zeros == ZeroPages::AllocateOnly {
-                    kind = PageType::AllocateOnly;
+                let kind = state.types().get(gfn);
+                if kind.has_contents() && absent.contains(&gfn) {
+                    continue;
                 }
+                let zero = is_zero(page);
                 batch.frames.push(Frame { gfn, kind });
                 if kind.has_contents() {
                     batch.contents.extend_from_slice(page);
@@ -204,24 +195,30 @@ fn write_memory(
             next = stop;
         }
     }
-    // Missing frames were counted as zeros, because that is what stands in the stream.
+    // Damaged frames were counted as zeros, because that is what stands in the stream.
     written.frames_zero = written.frames_zero.saturating_sub(written.frames_missing);
     Ok(())
 }
 
-/// Fills `window` from `start` on, with zeros where nothing can be read, which is counted.
-fn read(memory: &dyn PhysicalMemory, start: Gpa, window: &mut [u8], written: &mut Written) {
+/// Fills `window` from `start` on, with zeros where memory is damaged, which is counted; the frames at which there is no page.
+fn read(memory: &dyn PhysicalMemory, start: Gpa, window: &mut [u8], written: &mut Written) -> Vec<Gfn> {
+    let mut absent = Vec::new();
     if memory.read(start, window).is_ok() {
-        return;
+        return absent;
     }
     for (index, page) in window.chunks_exact_mut(PAGE_SIZE).enumerate() {
         let at = Gpa(start.0.saturating_add((index * PAGE_SIZE) as u64));
-        if memory.read(at, page).is_err() {
-            page.fill(0);
-            written.frames_missing += 1;
-            written.first_missing.get_or_insert(at);
+        match memory.read(at, page) {
+            Ok(()) => {}
+            Err(Fault::NotCaptured { .. }) => absent.push(at.gfn()),
+            Err(_) => {
+                page.fill(0);
+                written.frames_missing += 1;
+                written.first_missing.get_or_insert(at);
+            }
         }
     }
+    absent
 }
 
 /// Writes the frames that the domain has outside its memory, of types that have no contents.
