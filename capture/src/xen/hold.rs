@@ -93,8 +93,8 @@ impl Pause for Suspending {
         match suspended {
             Ok(()) => Ok(Hold::Ours),
             Err(error) => {
-                // A guest that may still suspend itself is for the next to come to let go on.
-                if !matches!(take_back(&self.domain), Ok(TakenBack::Pending)) {
+                // A guest that may still suspend itself, or could not be let go on, is for the next to come.
+                if matches!(take_back(&self.domain), Ok(TakenBack::Resumed | TakenBack::Withdrawn)) {
                     let _ = self.journal.holding(Holding::Nothing);
                 }
                 Err(error)
@@ -125,7 +125,17 @@ pub(super) fn undo(domain: &Domain, holding: Holding) -> Result<bool, SourceErro
             unpaused.map_err(|error| domain.failed("unpausing the domain", error)).map(|()| true)
         }
         Holding::Paused => Ok(false),
-        Holding::Suspended => Ok(take_back(domain)? == TakenBack::Resumed),
+        Holding::Suspended => match take_back(domain)? {
+            TakenBack::Resumed => Ok(true),
+            TakenBack::Withdrawn => Ok(false),
+            TakenBack::Pending => {
+                let doing = format!(
+                    "letting domain {} go on, which an earlier varve asked to suspend itself and which has not done so yet (is it paused?)",
+                    domain.name
+                );
+                Err(SourceError::Timeout { doing, limit: SUSPEND })
+            }
+        },
     }
 }
 

@@ -44,6 +44,7 @@ impl Xen {
         let (journal, left, logging) = Journal::take(&domain)?;
         let journal = Arc::new(journal);
         let mut remarks = Vec::new();
+        // Should that fail, the journal keeps saying what is to be undone.
         if undo(&domain, left)? {
             remarks.push(format!(
                 "domain {} stood still since an earlier varve was killed: resumed",
@@ -189,6 +190,15 @@ impl DirtyLog for Xen {
     fn take(&self) -> Result<Dirty, SourceError> {
         let mut state = self.state();
         let memory = self.mapped(&state)?;
+        if state.log.mend(&self.domain, &self.journal)? {
+            state.memory = None;
+            state.remarks.push(
+                "somebody else ended the recording of what the domain writes to, as `xl save -c` does: begun again, and everything is \
+                 looked at anew; epochs taken meanwhile may hold pages as they were before"
+                    .to_owned(),
+            );
+            return Err(SourceError::Relaid);
+        }
         let mut taken = state.log.take(&self.domain, &self.foreign, &memory);
         match &mut taken {
             Ok(Dirty::Frames(frames)) => {

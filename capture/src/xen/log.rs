@@ -59,6 +59,29 @@ impl Log {
         Ok(())
     }
 
+    /// Begins anew if somebody else has ended it; whether that was so. Whatever was written to since is not known then.
+    ///
+    /// Xen refuses to begin what goes on already (`paging_log_dirty_enable` of `xen/arch/x86/mm/paging.c`). To end it takes nothing but to
+    /// say so: `xl save` and `xl migrate` do when they are through, whoever had begun.
+    pub(super) fn mend(&mut self, domain: &Domain, journal: &Journal) -> Result<bool, SourceError> {
+        if !self.on {
+            return Ok(false);
+        }
+        match domain.control.log_dirty(domain.id, true) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
+            Err(error) => {
+                Err(domain.failed("asking whether it is recorded which frames are written to", error))
+            }
+            Ok(()) => {
+                self.untaken = true;
+                if let Some(emulator) = &self.emulator {
+                    emulator.tell(true).inspect_err(|_| self.end(domain, journal))?;
+                }
+                Ok(true)
+            }
+        }
+    }
+
     /// The frames of `memory` written to since they were last taken; all of them at the first time.
     pub(super) fn take(
         &mut self,

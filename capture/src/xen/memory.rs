@@ -13,6 +13,9 @@ use crate::source::GuestMemory;
 /// Frames asked for at a time when looking which there are.
 const BATCH: usize = 4096;
 
+/// The highest frame number that is looked for: that of 1 TiB. Of a domain that has more, four for each page.
+const MAX_NUMBER: u64 = 1 << 28;
+
 /// Most regions that memory is described with; closer runs are joined, and what lies between reads as missing.
 const MAX_REGIONS: usize = 1024;
 
@@ -48,10 +51,13 @@ impl DomainMemory {
         let error = |error| domain.failed("mapping the domain's memory", error);
         let pages = domain.info()?.pages;
         let maximum = domain.control.maximum_gfn(domain.id).map_err(error)?;
-        let numbers: Vec<Gfn> = (0..=maximum.0).map(Gfn).collect();
+        if maximum.0 > MAX_NUMBER.max(pages.saturating_mul(4)) {
+            return Err(SourceError::Unsuitable { reason: scattered(domain, maximum, pages) });
+        }
         let mut found = Vec::new();
-        for batch in numbers.chunks(BATCH) {
-            let mapping = foreign.map(domain.id, batch).map_err(error)?;
+        for first in (0..=maximum.0).step_by(BATCH) {
+            let batch: Vec<Gfn> = (first..=maximum.0.min(first + BATCH as u64 - 1)).map(Gfn).collect();
+            let mapping = foreign.map(domain.id, &batch).map_err(error)?;
             found.extend(
                 batch.iter().zip(mapping.mapped()).filter(|(_, mapped)| **mapped).map(|(gfn, _)| *gfn),
             );
@@ -78,6 +84,16 @@ impl DomainMemory {
         let into = gfn.0 - run.first.0;
         (into < run.frames).then(|| (run.at + into, run.frames - into))
     }
+}
+
+/// A guest can put a page at any frame number (`XENMEM_add_to_physmap`), and looking at all of them would take for ever.
+fn scattered(domain: &Domain, maximum: Gfn, pages: u64) -> String {
+    format!(
+        "domain {} has a page at {} and only {pages} pages in all: no kernel does that by itself, and it cannot be captured until it is \
+         started again",
+        domain.name,
+        maximum.gpa().map_or_else(|| format!("frame {}", maximum.0), |at| at.to_string())
+    )
 }
 
 /// Ascending frame numbers as runs.
