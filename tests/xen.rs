@@ -1,5 +1,6 @@
 //! Domains of a real Xen host, captured from its dom0.
 
+mod changes;
 mod disks;
 mod exact;
 mod gate;

@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -63,24 +63,20 @@ impl Hook {
         let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let stdout = child.stdout.take();
         let (done, ended) = mpsc::channel();
-        let waiter = thread::spawn(move || {
+        // Nobody waits for it: what the command has started elsewhere may keep its output open for ever.
+        thread::spawn(move || {
             let output = read(stdout);
             let status = child.wait();
             // Whether anybody still wants to know does not matter.
-            let _ = done.send(());
-            (output, status)
+            let _ = done.send((output, status));
         });
-        let late = ended.recv_timeout(self.limit) == Err(RecvTimeoutError::Timeout);
-        if let Some(group) = group.filter(|_| late) {
+        let Ok((output, status)) = ended.recv_timeout(self.limit) else {
             // It may have ended by itself just now.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-        let (output, status) = waiter.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        if late {
+            let _ = group.map(|group| kill_process_group(group, Signal::KILL));
             return Err(
                 self.failed(format!("took longer than {} s and was killed", self.limit.as_secs_f32()))
             );
-        }
+        };
         let status = status.map_err(|error| self.failed(error))?;
         let output = output.map_err(|error| self.failed(error))?;
         if !status.success() {
@@ -132,11 +128,14 @@ mod tests {
     #[test]
     fn a_command_that_hangs_is_killed_with_its_children() {
         let limit = Duration::from_millis(100);
-        let hook = Hook { purpose: "a test", command: "sleep 1000 | sleep 1000".to_owned(), limit };
-        let error = hook.run(&[]).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "the command for a test (sleep 1000 | sleep 1000) took longer than 0.1 s and was killed"
-        );
+        // The second is in a process group of its own, and keeps the output open.
+        for command in ["sleep 1000 | sleep 1000", "setsid sleep 2"] {
+            let hook = Hook { purpose: "a test", command: command.to_owned(), limit };
+            let error = hook.run(&[]).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("the command for a test ({command}) took longer than 0.1 s and was killed")
+            );
+        }
     }
 }

@@ -39,7 +39,7 @@ pub enum CaptureError {
     /// The source failed, and the guest could not be made to run again.
     #[error(
         "{spec}: {}the guest may still stand still, because it could not be resumed ({source}): \
-         resume it by hand (`cont` in QEMU's monitor, `xl unpause`)",
+         resume it by hand (`cont` in QEMU's monitor, `xl unpause`); a domain that has suspended itself is let go by the next capture",
         first.as_ref().map(|first| format!("{first}; ")).unwrap_or_default()
     )]
     LeftHeld {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 use varve_capture::gate::{self, Gate as Core, GateEnd, GateError, Remedy, Settings, Totals};
+use varve_capture::hook::Hook;
 use varve_capture::output::isolated;
 use varve_capture::{CaptureError, source};
 
@@ -63,6 +64,10 @@ pub(crate) struct Gate {
     /// Write Prometheus metrics to this file, for node_exporter's textfile collector
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
+    /// Run this command at each restore point (restore_point_every), while the domain is suspended, to take snapshots of its disks. What it
+    /// prints is kept with the epoch; $VARVE_VM and $VARVE_SOURCE say which domain
+    #[arg(long, value_name = "CMD", conflicts_with_all = ["off", "status", "selftest"])]
+    disk_snapshot: Option<String>,
     /// UNSAFE: let packets go without a verdict when there is none in time, or when the gate fails. Every use is written down and shown
     #[arg(long)]
     fail_open: bool,
@@ -115,6 +120,11 @@ impl Gate {
         settings.interval = self.interval.unwrap_or(settings.interval);
         settings.fail_open = self.fail_open;
         bridges(&settings)?;
+        if self.disk_snapshot.is_some() && settings.suspend_every == 0 {
+            return Err(Failure::usage(
+                "--disk-snapshot needs restore_point_every in the policy: the disks of a domain that is only paused are not in order",
+            ));
+        }
         let archive = context.open_for_writing()?;
         let source = source::open(spec).map_err(Failure::new)?;
         let interrupt = Interrupt::install()?;
@@ -140,6 +150,7 @@ impl Gate {
             vm,
             settings: &settings,
             journal,
+            disk_snapshot: self.disk_snapshot.as_deref().map(Hook::for_disks),
             thaw: self.thaw,
             epochs: self.epochs,
         };
@@ -216,7 +227,7 @@ fn conclude(
             context.remark(format_args!("{vm} is frozen, and what it has sent since epoch {epoch} is held"));
             context.remark(match totals.last_restorable {
                 Some(clean) => format!(
-                    "back to the last clean restore point: varve --vm {vm} rollback {clean} --replace --paused, then gate it and `xl unpause` it"
+                    "back to the last clean restore point: varve --vm {vm} rollback {clean} --replace --paused (with --disk-restore or --without-disk if it has disks), then gate it and `xl unpause` it"
                 ),
                 None => "no epoch of this gate can be rolled back to: see restore_point_every".to_owned(),
             });

@@ -3,12 +3,13 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use varve_capture::{Options, Plan, output::isolated, source};
+use varve_capture::{Options, Plan, output::isolated, restore::Wishes, source};
+use varve_formats::xen::stream::DomainType;
 use varve_store::{Access, Archive};
 
 use crate::{
     capturing::{Reporter, conclude},
-    commands::{capture::duration, rollback},
+    commands::{capture::duration, export::restorable, rollback},
     context::Context,
     exit::{Failure, Status},
     interrupt::Interrupt,
@@ -58,13 +59,23 @@ impl Quarantine {
             Some(path) => Archive::open(path, Access::Write)?,
             None => context.open_for_writing()?,
         };
+        if restorable(&memory)?.domain == DomainType::Pv {
+            return Err(Failure::new(format_args!(
+                "{vm} is paravirtualised, and cannot be captured while it runs: `varve rollback {epoch} --name {name} --bridge {}` starts it there all the same",
+                self.bridge
+            )));
+        }
         let wishes = self.disks.wishes(&memory, Some(name.clone()), Some(self.bridge.clone()), false);
-        let plan = rollback::plan(&memory, wishes)?;
+        let plan = rollback::plan(&memory, Wishes { isolated: true, ..wishes })?;
         let interrupt = Interrupt::install()?;
         let Some(domain) = rollback::carry_out(context, plan, &memory, &interrupt, false)?.done else {
             return Ok(Status::Nothing);
         };
-        let source = source::open(&format!("xen:{}", domain.id)).map_err(Failure::new)?;
+        let source = source::open(&format!("xen:{}", domain.id)).map_err(|error| {
+            Failure::new(format_args!(
+                "{error}; {name} is there, paused, and not captured: `xl destroy {name}`"
+            ))
+        })?;
         domain.unpause().map_err(Failure::new)?;
         context.remark(format_args!(
             "{name} is domain {} on bridge {}, as {vm} was at epoch {epoch}; it is captured from here on",

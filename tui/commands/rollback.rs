@@ -78,7 +78,7 @@ impl Disks {
             None if self.without_disk => restore::Disks::AsTheyAre,
             None => restore::Disks::Refuse,
         };
-        Wishes { name, bridge, replace, disks }
+        Wishes { name, bridge, isolated: false, replace, disks }
     }
 }
 

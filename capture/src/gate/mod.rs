@@ -39,6 +39,7 @@ pub use judge::{Judge, Question};
 pub use mirror::Mirror;
 pub use settings::{Quarantine, Remedy, Settings, Verdict};
 
+use crate::hook::Hook;
 use crate::report::Summary;
 use crate::source::Source;
 use crate::{Histogram, Interrupt};
@@ -55,6 +56,8 @@ pub struct Gate<'a> {
     pub settings: &'a Settings,
     /// The gate's journal.
     pub journal: PathBuf,
+    /// Takes snapshots of the guest's disks at each epoch in which it has suspended itself.
+    pub disk_snapshot: Option<Hook>,
     /// Whether to take over a guest that an earlier gate has frozen.
     pub thaw: bool,
     /// After how many epochs to end; `None` until interrupted.

@@ -127,7 +127,11 @@ fn take_epochs(
     let Some(pause) = gate.source.pause() else { return Ok(GateEnd::Finished) };
     let source = Gated::new(gate.source, pause, control);
     let attendant = Attendant::new(control, judge);
-    let options = Options { recheck_epochs: gate.settings.recheck_epochs, ..Options::default() };
+    let options = Options {
+        recheck_epochs: gate.settings.recheck_epochs,
+        disk_snapshot: gate.disk_snapshot.clone(),
+        ..Options::default()
+    };
     let ear = Ear(control);
     let ingest = Ingest {
         archive: gate.archive,

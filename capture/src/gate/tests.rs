@@ -225,6 +225,7 @@ impl Bench {
             vm: "web1",
             settings: &self.settings,
             journal: self.journal(),
+            disk_snapshot: None,
             thaw: false,
             epochs: Some(epochs),
         }

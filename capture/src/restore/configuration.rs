@@ -8,6 +8,19 @@ use varve_formats::xen::stream::Config;
 
 use super::RestoreError;
 
+/// Lists of devices that lead out of a domain.
+const DEVICES_OUT: [(&str, &str); 6] = [
+    ("pcidevs", "PCI devices of this host"),
+    ("dtdevs", "devices of this host"),
+    ("usbdevs", "USB devices of this host"),
+    ("p9s", "directories of this host"),
+    ("pvcallsifs", "sockets of this host"),
+    ("virtios", "devices of another program of this host"),
+];
+
+/// Scripts of Xen's that connect a network interface to something else than a bridge of Linux.
+const NOT_TO_A_BRIDGE: [&str; 3] = ["vif-route", "vif-nat", "vif-openvswitch"];
+
 /// A domain's configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Configuration(Value);
@@ -121,6 +134,30 @@ impl Configuration {
         }
     }
 
+    /// Something that leads out of the domain, whatever bridge its network interfaces are connected to.
+    pub(super) fn leads_out(&self) -> Option<String> {
+        let device = DEVICES_OUT.iter().find(|(list, _)| !self.list(list).is_empty());
+        if let Some((_, what)) = device {
+            return Some((*what).to_owned());
+        }
+        self.list("nics").iter().find_map(|nic| {
+            let script = text(nic, "/script");
+            let elsewhere =
+                nic.get("backend_domid").and_then(Value::as_u64).is_some_and(|domain| domain != 0);
+            if elsewhere || !text(nic, "/backend_domname").is_empty() {
+                Some("a network interface that leads through another domain".to_owned())
+            } else if NOT_TO_A_BRIDGE.iter().any(|name| script.ends_with(name))
+                || !text(nic, "/gatewaydev").is_empty()
+            {
+                Some(format!(
+                    "a network interface that is not connected to a bridge (its script is {script:?})"
+                ))
+            } else {
+                None
+            }
+        })
+    }
+
     fn list(&self, name: &str) -> &[Value] {
         self.0.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
     }
@@ -175,6 +212,22 @@ mod tests {
         assert_eq!(new.nics(), [Nic { mac: "00:16:3e:01:02:03".into(), bridge: "island".into() }]);
         assert_eq!(new.0.pointer("/nics/0/ifname"), None);
         assert_eq!((new.0.get("b_info"), new.disks()), (old.0.get("b_info"), old.disks()));
+    }
+
+    #[test]
+    fn what_leads_out_of_a_domain_is_found() {
+        assert_eq!(parse(WEB).unwrap().leads_out(), None);
+        for (with, what) in [
+            (r#""nics": [{"script": "/etc/xen/scripts/vif-route"}]"#, "vif-route"),
+            (r#""nics": [{"gatewaydev": "eth0"}]"#, "not connected to a bridge"),
+            (r#""nics": [{}, {"backend_domid": 3}]"#, "through another domain"),
+            (r#""nics": [{"backend_domname": "sys-net"}]"#, "through another domain"),
+            (r#""pvcallsifs": [{}]"#, "sockets of this host"),
+            (r#""pcidevs": [{"func": 0}]"#, "PCI devices"),
+        ] {
+            let found = parse(&format!(r#"{{"c_info": {{"name": "web1"}}, {with}}}"#)).unwrap().leads_out();
+            assert!(found.as_ref().is_some_and(|found| found.contains(what)), "{with}: {found:?}");
+        }
     }
 
     #[test]

@@ -50,6 +50,12 @@ pub enum RestoreError {
         /// The bridge.
         bridge: String,
     },
+    /// It would not be isolated.
+    #[error("the domain of this epoch has {what}: it would not be isolated")]
+    LeadsOut {
+        /// What leads out.
+        what: String,
+    },
     /// Another domain has the disk.
     #[error("domain {other:?} has the disk {disk}: two domains would destroy what is on it")]
     SameDisk {

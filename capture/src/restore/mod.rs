@@ -31,6 +31,8 @@ pub struct Wishes {
     pub bridge: Option<String>,
     /// Whether a domain of that name is ended for it.
     pub replace: bool,
+    /// Whether nothing of it may lead anywhere but to that bridge.
+    pub isolated: bool,
     /// What happens to its disks.
     pub disks: Disks,
 }
@@ -110,6 +112,9 @@ impl Plan {
         }
         if let Some(bridge) = &wishes.bridge {
             configuration.connect_to(bridge);
+        }
+        if let Some(what) = configuration.leads_out().filter(|_| wishes.isolated) {
+            return Err(RestoreError::LeadsOut { what });
         }
         let refused = match &wishes.disks {
             Disks::Refuse => Some("nothing says that they are of the same moment"),

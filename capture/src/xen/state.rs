@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use serde_json::Value;
 use varve_formats::xen::stream::{Config, DomainType, Header, Record, SaveState};
 
 use super::domain::Domain;
@@ -62,13 +63,40 @@ impl Constants {
     }
 }
 
-/// The configuration that the toolstack keeps of a domain it created (`libxl__userdata_path` of libxl). A domain of
-/// another toolstack has none, and can be restored by that toolstack only.
+/// The configuration that the toolstack keeps of a domain it created (`libxl__userdata_path` of libxl), with the memory that the domain
+/// is to have by now. A domain of another toolstack has none, and can be restored by that toolstack only.
 fn configuration(domain: &Domain) -> Option<Config> {
     let name = format!("userdata-d.{}.{}.libxl-json", domain.id, domain.uuid_text());
-    let mut bytes = std::fs::read(PathBuf::from("/var/lib/xen").join(name)).ok()?;
-    if bytes.last() != Some(&0) {
-        bytes.push(0);
-    }
+    let bytes = std::fs::read(PathBuf::from("/var/lib/xen").join(name)).ok()?;
+    let kept = bytes.strip_suffix(&[0]).unwrap_or(&bytes);
+    let in_store = |node: &str| domain.store.read(&domain.path(node)).ok()??.parse().ok();
+    let mut bytes = with_memory(kept, in_store("memory/target"), in_store("memory/static-max"))
+        .unwrap_or_else(|| kept.to_vec());
+    bytes.push(0);
     Some(Config { is_json: true, bytes })
+}
+
+/// The configuration with what xenstore says of the domain's memory, in KiB: `xl mem-set` changes nothing else
+/// (`libxl_retrieve_domain_configuration` of `tools/libs/light/libxl_domain.c`, which `xl save` uses).
+fn with_memory(configuration: &[u8], target_kib: Option<u64>, max_kib: Option<u64>) -> Option<Vec<u8>> {
+    let mut configuration: Value = serde_json::from_slice(configuration).ok()?;
+    let built = configuration.pointer_mut("/b_info").and_then(Value::as_object_mut)?;
+    let now = [("target_memkb", target_kib), ("max_memkb", max_kib)];
+    built.extend(now.into_iter().filter_map(|(name, kib)| Some((name.to_owned(), kib?.into()))));
+    Some(configuration.to_string().into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_to_have_what_memory_it_has_by_now() {
+        let kept = br#"{"c_info":{"name":"web1"},"b_info":{"target_memkb":262144,"kernel":"k"}}"#;
+        let now = with_memory(kept, Some(131_072), None).unwrap();
+        let now: Value = serde_json::from_slice(&now).unwrap();
+        assert_eq!(now["b_info"], serde_json::json!({ "target_memkb": 131_072, "kernel": "k" }));
+        assert_eq!(now["c_info"]["name"], "web1");
+        assert!(with_memory(b"name = 'web1'", Some(1), Some(1)).is_none());
+    }
 }
