@@ -32,6 +32,7 @@ test: $(if $(CI),lint) ## every test: unit, property, and end to end on real gue
 	@scripts/rocksdb
 	@scripts/test
 	cargo test --package varve-capture --test output_xen
+	scripts/with-xen bookworm cargo test --package varve-capture --features xen --lib xen::
 
 test-xen: ## the tests on a real Xen host alone (it runs under QEMU; `make test` has them too)
 	@scripts/setup build lab
