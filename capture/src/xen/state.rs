@@ -63,8 +63,8 @@ impl Constants {
     }
 }
 
-/// The configuration that the toolstack keeps of a domain it created (`libxl__userdata_path` of libxl), with the memory that the domain
-/// is to have by now. A domain of another toolstack has none, and can be restored by that toolstack only.
+/// The configuration that the toolstack keeps of a domain it created (`libxl__userdata_path` of libxl), with at least the memory that
+/// the domain is to have by now. A domain of another toolstack has none, and can be restored by that toolstack only.
 fn configuration(domain: &Domain) -> Option<Config> {
     let name = format!("userdata-d.{}.{}.libxl-json", domain.id, domain.uuid_text());
     let bytes = std::fs::read(PathBuf::from("/var/lib/xen").join(name)).ok()?;
@@ -76,13 +76,19 @@ fn configuration(domain: &Domain) -> Option<Config> {
     Some(Config { is_json: true, bytes })
 }
 
-/// The configuration with what xenstore says of the domain's memory, in KiB: `xl mem-set` changes nothing else
-/// (`libxl_retrieve_domain_configuration` of `tools/libs/light/libxl_domain.c`, which `xl save` uses).
+/// The configuration with what xenstore says of the domain's memory, in KiB, where that is more: `xl mem-set` changes nothing else
+/// (`libxl_retrieve_domain_configuration` of `tools/libs/light/libxl_domain.c`, which `xl save` uses), and the pages of the epoch would
+/// not find room. It is not made less: an epoch can hold pages that the domain has given back.
 fn with_memory(configuration: &[u8], target_kib: Option<u64>, max_kib: Option<u64>) -> Option<Vec<u8>> {
     let mut configuration: Value = serde_json::from_slice(configuration).ok()?;
     let built = configuration.pointer_mut("/b_info").and_then(Value::as_object_mut)?;
     let now = [("target_memkb", target_kib), ("max_memkb", max_kib)];
-    built.extend(now.into_iter().filter_map(|(name, kib)| Some((name.to_owned(), kib?.into()))));
+    for (name, kib) in now {
+        let kept = built.get(name).and_then(Value::as_u64).unwrap_or(0);
+        if let Some(kib) = kib.filter(|kib| *kib > kept) {
+            built.insert(name.to_owned(), kib.into());
+        }
+    }
     Some(configuration.to_string().into_bytes())
 }
 
@@ -91,12 +97,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_domain_is_to_have_what_memory_it_has_by_now() {
+    fn a_domain_is_to_have_what_memory_it_has_been_given_since() {
         let kept = br#"{"c_info":{"name":"web1"},"b_info":{"target_memkb":262144,"kernel":"k"}}"#;
-        let now = with_memory(kept, Some(131_072), None).unwrap();
-        let now: Value = serde_json::from_slice(&now).unwrap();
-        assert_eq!(now["b_info"], serde_json::json!({ "target_memkb": 131_072, "kernel": "k" }));
-        assert_eq!(now["c_info"]["name"], "web1");
+        for (target, expected) in [(131_072, 262_144), (393_216, 393_216)] {
+            let now = with_memory(kept, Some(target), Some(524_288)).unwrap();
+            let now: Value = serde_json::from_slice(&now).unwrap();
+            let built = serde_json::json!({ "target_memkb": expected, "max_memkb": 524_288, "kernel": "k" });
+            assert_eq!(now["b_info"], built);
+            assert_eq!(now["c_info"]["name"], "web1");
+        }
         assert!(with_memory(b"name = 'web1'", Some(1), Some(1)).is_none());
     }
 }
