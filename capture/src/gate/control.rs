@@ -335,6 +335,12 @@ impl<'a> Control<'a> {
         Ok(())
     }
 
+    /// Whether all these vifs are held, as far as can be told at once.
+    pub(super) fn holds(&self, vifs: &[Vif]) -> bool {
+        let mut state = self.state();
+        state.mode != Mode::Gating || state.buffer.as_mut().is_some_and(|buffer| buffer.holds(vifs))
+    }
+
     /// Holds vifs that the guest was given since, and forgets those that are gone.
     pub(super) fn hold_all(&self, vifs: &[Vif]) -> Result<(), GateError> {
         let mut state = self.state();

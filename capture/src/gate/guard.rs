@@ -31,10 +31,13 @@ fn look(control: &Control<'_>, devices: &dyn Devices) -> Result<(), GateError> {
     if control.mode() != Mode::Gating {
         return Ok(());
     }
-    control.hold_all(&devices.vifs()?).or_else(|error| {
-        control.brake("it has a network card whose packets are not held")?;
-        Err(error)
-    })?;
+    let vifs = devices.vifs()?;
+    if !control.holds(&vifs) {
+        control.hold_all(&vifs).or_else(|error| {
+            control.brake("it has a network card whose packets are not held")?;
+            Err(error)
+        })?;
+    }
     match escalate(control.settings, control.waiting()?) {
         Some(Escalation::Brake(reason)) => control.brake(reason),
         Some(Escalation::Open(reason)) => control.open(reason),

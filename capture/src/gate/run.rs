@@ -24,6 +24,9 @@ use crate::{CaptureError, EpochReport, SourceError};
 /// From one look for an answer, or at the interrupt, to the next.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Longest wait for the last answer when the gate was told to stop: ten times as long as packets may wait, but no longer than this.
+const PARTING: Duration = Duration::from_secs(20);
+
 /// How often the source may fail in a row; then it is not by chance.
 const FAILURES_MAX: u32 = 5;
 
@@ -264,7 +267,8 @@ impl Run<'_> {
             if told.is_none() && self.ingest.interrupt.finish() {
                 told = Some(Instant::now());
             }
-            let late = told.is_some_and(|told| told.elapsed() > self.control.settings.hold_budget);
+            let patience = self.control.settings.hold_budget.saturating_mul(10).min(PARTING);
+            let late = told.is_some_and(|told| told.elapsed() > patience);
             let reason = match begun.elapsed() > limit {
                 true => "the scanner does not answer",
                 false if late || self.ingest.interrupt.abandon() => "the gate was told to stop",

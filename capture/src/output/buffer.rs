@@ -206,6 +206,17 @@ impl OutputBuffer {
         Ok(())
     }
 
+    /// Whether each of `vifs` is held and still the device that it was; it costs little to ask. [`OutputBuffer::survey`] knows more.
+    pub fn holds(&mut self, vifs: &[Vif]) -> bool {
+        let Self { kernel, entries, .. } = self;
+        vifs.iter().all(|vif| {
+            let mut same = entries.iter().filter(|entry| entry.vif.name == vif.name);
+            same.any(|entry| {
+                entry.traffic != Traffic::Passes && entry.vif_link == kernel.number_of(&vif.name)
+            })
+        })
+    }
+
     /// Looks whether all is as it was built: forgets vifs that are gone, with what is left of their part of the buffer, and gives those
     /// of `vifs` that are there and not held. One that was taken away and is there again under its name is among them.
     ///

@@ -386,6 +386,10 @@ impl Kernel for Double {
         Ok(state.devices.iter().map(link).collect())
     }
 
+    fn number_of(&self, name: &str) -> Option<u32> {
+        self.state().named(name).ok().map(|device| device.index)
+    }
+
     fn queues(&mut self) -> Result<Vec<Queue>, NetlinkError> {
         let mut state = self.state();
         state.list()?;

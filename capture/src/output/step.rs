@@ -68,6 +68,9 @@ pub(super) trait Kernel {
     /// All devices of this network namespace.
     fn links(&mut self) -> Result<Vec<Link>, NetlinkError>;
 
+    /// The number of the device with this name, if there is one.
+    fn number_of(&self, name: &str) -> Option<u32>;
+
     /// The disciplines of all devices.
     fn queues(&mut self) -> Result<Vec<Queue>, NetlinkError>;
 

@@ -190,6 +190,10 @@ impl Kernel for Socket {
         self.list(List::Links, answer::link)
     }
 
+    fn number_of(&self, name: &str) -> Option<u32> {
+        rustix::net::netdevice::name_to_index(&self.fd, name).ok()
+    }
+
     fn queues(&mut self) -> Result<Vec<Queue>, NetlinkError> {
         self.list(List::Queues, answer::queue)
     }

@@ -5,10 +5,10 @@ use varve_fixtures::synth::netlink::Listing;
 use super::bytes::Bytes;
 use super::message::{Content, Message, Writer, next};
 use super::request::{self, List};
-use super::{Filter, Link, NetlinkError, Queue, answer, read_anything};
+use super::{Filter, Link, NetlinkError, Queue, Socket, answer, read_anything};
 use crate::output::QueueStatistics;
 use crate::output::plug::Action;
-use crate::output::step::Step;
+use crate::output::step::{Kernel, Step};
 
 fn bytes(step: &Step) -> Vec<u8> {
     let mut writer = Writer::default();
@@ -260,4 +260,15 @@ fn every_request_of_many_is_answered() {
     let answers = super::Socket::open().unwrap().carry_out(&steps);
     assert_eq!(answers.len(), steps.len());
     assert!(answers.iter().all(|answer| matches!(answer, Err(super::Refusal::Refused(_)))), "{answers:?}");
+}
+
+#[test]
+fn devices_of_this_host_have_the_numbers_that_the_list_says() {
+    let mut socket = Socket::open().unwrap();
+    let links = socket.links().unwrap();
+    assert!(links.iter().any(|link| link.name == "lo"));
+    for link in links {
+        assert_eq!(socket.number_of(&link.name), Some(link.index), "{}", link.name);
+    }
+    assert_eq!(socket.number_of("no-such-device"), None);
 }
