@@ -65,7 +65,7 @@ fn a_guest_that_cannot_be_resumed_is_said_to_stand_still() {
     let ended = take(&guest, &scratch.archive, 1, &());
     let error = ended.error.unwrap();
     assert!(matches!(error, CaptureError::LeftHeld { first: None, .. }));
-    insta::assert_snapshot!(error, @"scripted:guest: the guest may still stand still, because it could not be resumed (Resume 1 was refused: as scripted): resume it by hand (`cont` in QEMU's monitor, `xl unpause`)");
+    insta::assert_snapshot!(error, @"scripted:guest: the guest may still stand still, because it could not be resumed (Resume 1 was refused: as scripted): resume it by hand (`cont` in QEMU's monitor, `xl unpause`); a domain that has suspended itself is let go by the next capture");
     assert_eq!(scratch.epoch_count(), 0);
 }
 
@@ -77,7 +77,7 @@ fn the_first_failure_is_told_too() {
     guest.fail(Step::Resume, 0);
     guest.fail(Step::Resume, 1);
     let error = take(&guest, &scratch.archive, 1, &()).error.unwrap();
-    insta::assert_snapshot!(error, @"scripted:guest: scripted:guest: Registers 0 was refused: as scripted; the guest may still stand still, because it could not be resumed (Resume 1 was refused: as scripted): resume it by hand (`cont` in QEMU's monitor, `xl unpause`)");
+    insta::assert_snapshot!(error, @"scripted:guest: scripted:guest: Registers 0 was refused: as scripted; the guest may still stand still, because it could not be resumed (Resume 1 was refused: as scripted): resume it by hand (`cont` in QEMU's monitor, `xl unpause`); a domain that has suspended itself is let go by the next capture");
 }
 
 #[test]
