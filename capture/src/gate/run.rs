@@ -256,6 +256,7 @@ impl Run<'_> {
             return (Verdict::Missing(reason), begun.elapsed());
         }
         let limit = self.control.settings.scan_limit.saturating_mul(1 << view.overdue.min(OVERDUE_MAX));
+        let patience = self.control.settings.hold_budget.saturating_mul(10).min(PARTING);
         let mut told: Option<Instant> = None;
         loop {
             if let Some(answer) = view.judge.answer(Instant::now() + LOOK) {
@@ -267,7 +268,6 @@ impl Run<'_> {
             if told.is_none() && self.ingest.interrupt.finish() {
                 told = Some(Instant::now());
             }
-            let patience = self.control.settings.hold_budget.saturating_mul(10).min(PARTING);
             let late = told.is_some_and(|told| told.elapsed() > patience);
             let reason = match begun.elapsed() > limit {
                 true => "the scanner does not answer",

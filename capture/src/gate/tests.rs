@@ -237,6 +237,14 @@ impl Bench {
         (totals, end)
     }
 
+    /// Waits until a gate, which need not have begun, has written of such an act.
+    fn wait_for(&self, act: &str) {
+        let line = format!("\"act\":\"{act}\"");
+        while !fs::read_to_string(self.journal()).is_ok_and(|text| text.contains(&line)) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// The acts in the journal.
     fn acts(&self) -> Vec<String> {
         let text = fs::read_to_string(self.journal()).unwrap();

@@ -28,12 +28,10 @@ fn a_card_that_is_added_while_an_interval_is_undecided_is_held_at_once() {
     assert_eq!(end.unwrap(), GateEnd::Finished);
     let later = Sender::new(&bench.kernel, 1);
     let mut oracle = Oracle::new(&bench.kernel, [(1, NEVER)]);
-    let (kernel, vifs, acts) = (bench.kernel.clone(), &later.vifs, || bench.acts());
+    let (kernel, vifs, here) = (bench.kernel.clone(), &later.vifs, &bench);
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            while !acts().iter().any(|act| act == "close") {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            here.wait_for("close");
             vifs.lock().unwrap().push(vif(1));
             // Some looks of the guard later.
             std::thread::sleep(Duration::from_millis(120));
@@ -50,12 +48,10 @@ fn a_card_that_is_taken_away_and_given_again_is_held_at_once() {
     let bench = Bench::new(impatient());
     let sender = Sender::new(&bench.kernel, 0);
     let mut oracle = Oracle::new(&bench.kernel, [(1, NEVER)]);
-    let (kernel, acts) = (bench.kernel.clone(), || bench.acts());
+    let (kernel, here) = (bench.kernel.clone(), &bench);
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            while !acts().iter().any(|act| act == "close") {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            here.wait_for("close");
             kernel.unplug("vif7.0");
             kernel.plug_in("vif7.0");
             // Some looks of the guard later.
@@ -74,12 +70,10 @@ fn a_guest_whose_packets_are_led_past_is_stopped() {
     let bench = Bench::new(impatient());
     let sender = Sender::new(&bench.kernel, 0);
     let mut oracle = Oracle::new(&bench.kernel, [(1, NEVER)]);
-    let (kernel, acts) = (bench.kernel.clone(), || bench.acts());
+    let (kernel, here) = (bench.kernel.clone(), &bench);
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            while !acts().iter().any(|act| act == "close") {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            here.wait_for("close");
             kernel.occupy("vif7.0");
         });
         let (_, end) = bench.run(&bench.gate(&sender, 3), &mut oracle);
@@ -119,12 +113,10 @@ fn a_gate_that_is_told_to_stop_does_not_wait_for_a_scanner_that_hangs() {
     let sender = Sender::new(&bench.kernel, 0);
     let mut oracle = Oracle::new(&bench.kernel, [(1, NEVER)]);
     let (stop, mut totals) = (Stop::default(), Totals::default());
-    let (told, acts) = (&stop, || bench.acts());
+    let (told, here) = (&stop, &bench);
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            while !acts().iter().any(|act| act == "brake") {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            here.wait_for("brake");
             told.0.store(true, Ordering::Relaxed);
         });
         let end = run_with(&bench.gate(&sender, 9), &bench.kernel, &mut oracle, &stop, &(), &mut totals);
