@@ -13,7 +13,7 @@ use varve_formats::{
     PhysicalMemory,
     symbols::isf,
     write::{self, CreateError, Existing, WriteError, Written},
-    xen::stream::{self, SaveState},
+    xen::stream::{self, Damaged, SaveState},
 };
 use varve_store::EpochMemory;
 
@@ -131,7 +131,8 @@ impl Export {
         let progress = context.progress_of_bytes(total, "exporting");
         self.create(|file| {
             let mut out = io::BufWriter::with_capacity(1 << 20, file);
-            let written = stream::write(&state, memory, &mut out, &|bytes| progress.advance(bytes))?;
+            let written =
+                stream::write(&state, memory, Damaged::Zeros, &mut out, &|bytes| progress.advance(bytes))?;
             let flushed = out.flush();
             let offset = written.file_bytes;
             flushed.map_err(|source| WriteError::Io { doing: "the end of the stream", offset, source })?;

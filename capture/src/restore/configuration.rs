@@ -2,6 +2,8 @@
 //!
 //! Only what a restore has to change or to know is looked at; everything else stays as it is.
 
+use std::path::Path;
+
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde_json::{Value, json};
 use varve_formats::xen::stream::Config;
@@ -20,6 +22,9 @@ const DEVICES_OUT: [(&str, &str); 6] = [
 
 /// Scripts of Xen's that connect a network interface to something else than a bridge of Linux.
 const NOT_TO_A_BRIDGE: [&str; 3] = ["vif-route", "vif-nat", "vif-openvswitch"];
+
+/// Where Linux shows its network devices.
+const NETWORK_DEVICES: &str = "/sys/class/net";
 
 /// A domain's configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,6 +88,13 @@ impl Configuration {
             .collect()
     }
 
+    /// A file or device that this host is to give the domain and does not have.
+    pub(super) fn missing_disk(&self) -> Option<&str> {
+        let here = |disk: &&Value| text(disk, "/script").is_empty() && !leads_through_another(disk);
+        let paths = self.list("disks").iter().filter(here).map(|disk| text(disk, "/pdev_path"));
+        paths.filter(|path| path.starts_with('/')).find(|path| !Path::new(path).exists())
+    }
+
     /// Has a disk be another file or device, as `VDEV=PATH` says.
     pub(super) fn move_disk(&mut self, line: &str) -> Result<(), RestoreError> {
         let (vdev, path) = line.split_once('=').unwrap_or((line, ""));
@@ -107,6 +119,18 @@ impl Configuration {
             bridge: text(nic, "/bridge").to_owned(),
         };
         self.list("nics").iter().map(nic).collect()
+    }
+
+    /// A bridge that it is to be connected to, and that this host does not have.
+    pub(super) fn missing_bridge(&self) -> Option<&str> {
+        let here = |nic: &&Value| {
+            let script = text(nic, "/script");
+            (script.is_empty() || script.ends_with("vif-bridge")) && !leads_through_another(nic)
+        };
+        let bridges = self.list("nics").iter().filter(here).map(|nic| text(nic, "/bridge"));
+        bridges
+            .filter(|bridge| !bridge.is_empty())
+            .find(|bridge| !Path::new(NETWORK_DEVICES).join(bridge).exists())
     }
 
     /// Makes it another domain: of another name, with an identity of its own.
@@ -142,9 +166,7 @@ impl Configuration {
         }
         self.list("nics").iter().find_map(|nic| {
             let script = text(nic, "/script");
-            let elsewhere =
-                nic.get("backend_domid").and_then(Value::as_u64).is_some_and(|domain| domain != 0);
-            if elsewhere || !text(nic, "/backend_domname").is_empty() {
+            if leads_through_another(nic) {
                 Some("a network interface that leads through another domain".to_owned())
             } else if NOT_TO_A_BRIDGE.iter().any(|name| script.ends_with(name))
                 || !text(nic, "/gatewaydev").is_empty()
@@ -161,6 +183,12 @@ impl Configuration {
     fn list(&self, name: &str) -> &[Value] {
         self.0.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
     }
+}
+
+/// Whether a device's other end is in another domain than this host's own.
+fn leads_through_another(device: &Value) -> bool {
+    let number = device.get("backend_domid").and_then(Value::as_u64);
+    number.is_some_and(|domain| domain != 0) || !text(device, "/backend_domname").is_empty()
 }
 
 fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
@@ -228,6 +256,29 @@ mod tests {
             let found = parse(&format!(r#"{{"c_info": {{"name": "web1"}}, {with}}}"#)).unwrap().leads_out();
             assert!(found.as_ref().is_some_and(|found| found.contains(what)), "{with}: {found:?}");
         }
+    }
+
+    #[test]
+    fn what_this_host_does_not_have_is_found() {
+        let there = std::env::current_exe().unwrap();
+        let with = |disks: serde_json::Value, nics: serde_json::Value| {
+            let web = json!({"c_info": {"name": "web1"}, "disks": disks, "nics": nics});
+            let web = Configuration::of(web);
+            (web.missing_disk().map(str::to_owned), web.missing_bridge().map(str::to_owned))
+        };
+        let gone = json!({"vdev": "xvdb", "pdev_path": "/nowhere/web1"});
+        let nowhere = Some("/nowhere/web1".to_owned());
+        assert_eq!(with(json!([{"pdev_path": there}, gone]), json!([{"bridge": "lo"}])), (nowhere, None));
+        let elsewhere = json!([
+            {"pdev_path": "drbd:web1"}, {"pdev_path": ""}, {"pdev_path": "/nowhere", "script": "block-iscsi"},
+            {"pdev_path": "/nowhere", "backend_domname": "storage"}
+        ]);
+        let not_here = json!([
+            {"bridge": "nobridge", "script": "vif-openvswitch"}, {"bridge": "nobridge", "backend_domid": 4}, {}
+        ]);
+        assert_eq!(with(elsewhere, not_here), (None, None));
+        let nics = json!([{"bridge": "lo"}, {"bridge": "nobridge", "script": "/etc/xen/scripts/vif-bridge"}]);
+        assert_eq!(with(json!([]), nics), (None, Some("nobridge".to_owned())));
     }
 
     #[test]

@@ -50,6 +50,20 @@ pub enum RestoreError {
         /// The bridge.
         bridge: String,
     },
+    /// It is to be connected to what is not there.
+    #[error(
+        "this host has no bridge {bridge:?}, which the domain is to be connected to: make it, or give another bridge"
+    )]
+    NoBridge {
+        /// Its name.
+        bridge: String,
+    },
+    /// A disk is not there.
+    #[error("this host has no {disk}, which is a disk of the domain")]
+    NoDisk {
+        /// The file or device.
+        disk: String,
+    },
     /// It would not be isolated.
     #[error("the domain of this epoch has {what}: it would not be isolated")]
     LeadsOut {

@@ -14,7 +14,7 @@ use std::io::{self, BufWriter, Write};
 
 use varve_formats::PhysicalMemory;
 use varve_formats::write::{Progress, WriteError, Written};
-use varve_formats::xen::stream::{self, SaveState};
+use varve_formats::xen::stream::{self, Damaged, SaveState};
 
 use self::configuration::Configuration;
 pub use self::error::RestoreError;
@@ -133,7 +133,14 @@ impl Plan {
         let replaces =
             same.map(|domain| Replaced { id: domain.id, name: domain.configuration.name().to_owned() });
         let others = domains.iter().filter(|domain| Some(domain.id) != replaces.as_ref().map(|it| it.id));
-        no_conflict(&configuration, others, matches!(wishes.disks, Disks::AsTheyAre))?;
+        let disks_stay = matches!(wishes.disks, Disks::AsTheyAre);
+        no_conflict(&configuration, others, disks_stay)?;
+        if let Some(bridge) = configuration.missing_bridge() {
+            return Err(RestoreError::NoBridge { bridge: bridge.to_owned() });
+        }
+        if let Some(disk) = configuration.missing_disk().filter(|_| disks_stay) {
+            return Err(RestoreError::NoDisk { disk: disk.to_owned() });
+        }
         state.config = Some(configuration.encode());
         Ok(Self { state, configuration, replaces, disks: wishes.disks })
     }
@@ -162,7 +169,11 @@ impl Plan {
         memory: &dyn PhysicalMemory,
         progress: Progress<'_>,
     ) -> Result<Written, RestoreError> {
-        whole(stream::write(&self.state, memory, &mut io::sink(), progress)?)
+        let written = stream::write(&self.state, memory, Damaged::Zeros, &mut io::sink(), progress)?;
+        match written.first_missing {
+            None => Ok(written),
+            Some(first) => Err(RestoreError::Damaged { missing: written.frames_missing, first }),
+        }
     }
 
     /// Does it: the domain is there, and paused. Asks `interrupt` once more before anything is changed, and from then on goes through with it.
@@ -182,6 +193,7 @@ impl Plan {
         if let Some(replaced) = &replaced {
             let held = u16::try_from(replaced.id).ok().map(OutputBuffer::silence).transpose()?.flatten();
             xl::destroy(replaced.id)?;
+            xl::wait_until_gone(replaced.id);
             // It held what is gone now; what may be left of it is in nobody's way.
             let _ = held.map(OutputBuffer::remove);
         }
@@ -199,10 +211,11 @@ impl Plan {
         self.put_disks_back()?;
         let written = xl::restore(|out| {
             let mut out = BufWriter::with_capacity(1 << 20, out);
-            let written = stream::write(&self.state, memory, &mut out, progress)?;
+            // Of a stream without its end `xl` makes no domain.
+            let written = stream::write(&self.state, memory, Damaged::Refused, &mut out, progress)?;
             let (doing, offset) = ("the end of the stream", written.file_bytes);
             out.flush().map_err(|source| WriteError::Io { doing, offset, source })?;
-            whole(written)
+            Ok(written)
         })?;
         let uuid = self.configuration.uuid();
         let domains = xl::domains()?;
@@ -232,14 +245,6 @@ impl Plan {
         no_conflict(&self.configuration, &xl::domains()?, true)?;
         self.state.config = Some(self.configuration.encode());
         Ok(())
-    }
-}
-
-/// Only a stream that holds all of the epoch makes a domain.
-fn whole(written: Written) -> Result<Written, RestoreError> {
-    match written.first_missing {
-        None => Ok(written),
-        Some(first) => Err(RestoreError::Damaged { missing: written.frames_missing, first }),
     }
 }
 

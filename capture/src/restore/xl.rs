@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -12,6 +13,10 @@ use super::configuration::Configuration;
 
 /// Most that is read of what `xl` prints, in bytes: ten thousand domains have less.
 const MAX_OUTPUT: u64 = 64 << 20;
+
+/// Longest wait for the memory of a domain that was ended, and the time between two looks.
+const GONE_LIMIT: Duration = Duration::from_secs(5);
+const GONE_LOOK: Duration = Duration::from_millis(100);
 
 /// A domain there is.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +41,14 @@ pub(super) fn domains() -> Result<Vec<Domain>, RestoreError> {
 /// Ends a domain at once.
 pub(super) fn destroy(id: u64) -> Result<(), RestoreError> {
     run(&["destroy", &id.to_string()]).map(drop)
+}
+
+/// Waits until Xen has back what an ended domain had, which may be mapped by those who capture it; not for ever.
+pub(super) fn wait_until_gone(id: u64) {
+    let (begun, id) = (Instant::now(), id.to_string());
+    while begun.elapsed() < GONE_LIMIT && run(&["list", &id]).is_ok() {
+        thread::sleep(GONE_LOOK);
+    }
 }
 
 /// Lets a paused domain run.

@@ -80,6 +80,12 @@ pub enum WriteError {
         /// The cause.
         source: std::io::Error,
     },
+    /// A frame cannot be read, and all are needed.
+    #[error("the frame at {at} cannot be read (`varve check --read-data` says more)")]
+    Damaged {
+        /// Its address.
+        at: Gpa,
+    },
     /// The domain could not be restored from the file.
     #[error("the state of the domain lacks {what}")]
     Incomplete {

@@ -7,7 +7,7 @@ use varve_fixtures::synth::xl_save::{
 };
 use varve_formats::image::Image;
 use varve_formats::write::{WriteError, Written};
-use varve_formats::xen::stream::{SaveState, write};
+use varve_formats::xen::stream::{Damaged, SaveState, write};
 use varve_formats::{Fault, Gpa, PhysicalMemory, Region};
 
 use super::build::*;
@@ -24,7 +24,7 @@ fn rewrite(bytes: &[u8]) -> (Vec<u8>, Written) {
     let (_directory, image) = image(bytes);
     let state = SaveState::decode(&image.save_state().unwrap().encode()).unwrap();
     let mut out = Vec::new();
-    let written = write(&state, &image, &mut out, &|_| {}).unwrap();
+    let written = write(&state, &image, Damaged::Refused, &mut out, &|_| {}).unwrap();
     assert_eq!(written.file_bytes, out.len() as u64);
     (out, written)
 }
@@ -122,7 +122,7 @@ fn batches_end_where_four_mib_do_and_damaged_frames_are_counted() {
     let progress = |bytes| {
         done.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
     };
-    let written = write(&pvh_state(), &Memory::new(100), &mut out, &progress).unwrap();
+    let written = write(&pvh_state(), &Memory::new(100), Damaged::Zeros, &mut out, &progress).unwrap();
     assert_eq!((written.frames_missing, written.first_missing), (1, Some(Gpa(BAD << 12))));
     assert_eq!((written.frames_zero, written.frames_data), (428, 2570));
     assert_eq!(done.into_inner(), 3000 << 12);
@@ -137,12 +137,27 @@ fn batches_end_where_four_mib_do_and_damaged_frames_are_counted() {
 }
 
 #[test]
+fn a_stream_that_is_to_be_whole_breaks_off_at_a_damaged_frame() {
+    let mut out = Vec::new();
+    let refused = write(&pvh_state(), &Memory::new(100), Damaged::Refused, &mut out, &|_| {}).unwrap_err();
+    insta::assert_snapshot!(refused, @"the frame at 0x5dc000 cannot be read (`varve check --read-data` says more)");
+    let mut reader = varve_formats::xen::stream::Reader::new(out.as_slice(), "stream");
+    let end = loop {
+        match reader.next_event() {
+            Ok(Some(_)) => {}
+            end => break end.map(drop),
+        }
+    };
+    assert!(end.is_err(), "it has no end: {end:?}");
+}
+
+#[test]
 fn a_state_that_lacks_registers_is_not_written() {
     let mut bytes = Stream::default();
     bytes.libxc(HVM).pages(&[(NORMAL, 0, Some(&page(1)))]).record(0, &[]);
     let (_directory, image) = image(bytes.bytes());
     let mut out = Vec::new();
-    let refused = write(image.save_state().unwrap(), &image, &mut out, &|_| {}).unwrap_err();
+    let refused = write(image.save_state().unwrap(), &image, Damaged::Zeros, &mut out, &|_| {}).unwrap_err();
     insta::assert_snapshot!(refused, @"the state of the domain lacks the HVM context");
     assert!(out.is_empty());
 }
@@ -168,8 +183,8 @@ fn a_full_disk_is_an_error_wherever_it_comes() {
     let state = image.save_state().unwrap();
     let whole = rewrite(&pvh()).0.len();
     for room in (0..whole).step_by(13).chain([whole - 1]) {
-        let error = write(state, &image, &mut Full(room), &|_| {}).unwrap_err();
+        let error = write(state, &image, Damaged::Zeros, &mut Full(room), &|_| {}).unwrap_err();
         assert!(matches!(error, WriteError::Io { offset, .. } if offset <= room as u64), "{error}");
     }
-    write(state, &image, &mut Full(whole), &|_| {}).unwrap();
+    write(state, &image, Damaged::Zeros, &mut Full(whole), &|_| {}).unwrap();
 }

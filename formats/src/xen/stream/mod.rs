@@ -36,4 +36,4 @@ pub use pages::{Frame, MAX_BATCH_FRAMES, Pages};
 pub use reader::{Event, Reader};
 pub use record::{Level, MAX_RECORD_BYTES, Record, libxc, libxl};
 pub use state::{MAX_RECORDS, MAX_STATE_BYTES, SaveState};
-pub use write::write;
+pub use write::{Damaged, write};

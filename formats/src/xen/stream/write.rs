@@ -22,8 +22,16 @@ const LIBXC_VERSION: u32 = 3;
 /// Most frames without contents: those of 1 TiB.
 const MAX_EMPTY_FRAMES: u64 = 1 << 28;
 
-/// Writes a stream with xl's header to `out`. Frames that the memory has no page at are not in it; those that are damaged are zeros in it,
-/// and counted.
+/// What becomes of frames that are damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damaged {
+    /// They are zeros in the stream, and counted.
+    Zeros,
+    /// The stream breaks off at the first.
+    Refused,
+}
+
+/// Writes a stream with xl's header to `out`. Frames that the memory has no page at are not in it.
 ///
 /// Frames of zeros are written like others, as Xen's tools do: the memory that Xen gives a new domain need not be cleared, because what
 /// a living domain gave back is not (`free_domheap_pages` of `xen/common/page_alloc.c`).
@@ -33,6 +41,7 @@ const MAX_EMPTY_FRAMES: u64 = 1 << 28;
 pub fn write(
     state: &SaveState,
     memory: &dyn PhysicalMemory,
+    damaged: Damaged,
     out: &mut dyn Write,
     progress: Progress<'_>,
 ) -> Result<Written, WriteError> {
@@ -55,7 +64,7 @@ pub fn write(
     for record in libxc(Phase::BeforeMemory) {
         out.record(record.kind, &record.body)?;
     }
-    write_memory(&mut out, state, memory, &mut written, progress)?;
+    write_memory(&mut out, state, memory, damaged, &mut written, progress)?;
     write_empty(&mut out, state, memory.regions())?;
     for record in libxc(Phase::AfterMemory) {
         out.record(record.kind, &record.body)?;
@@ -164,6 +173,7 @@ fn write_memory(
     out: &mut Out<'_>,
     state: &SaveState,
     memory: &dyn PhysicalMemory,
+    damaged: Damaged,
     written: &mut Written,
     progress: Progress<'_>,
 ) -> Result<(), WriteError> {
@@ -177,6 +187,9 @@ fn write_memory(
             let len = (stop - next) as usize * PAGE_SIZE;
             let window = buffer.get_mut(..len).unwrap_or_default();
             let absent = read(memory, Gpa(next << PAGE_SHIFT), window, written);
+            if let (Damaged::Refused, Some(at)) = (damaged, written.first_missing) {
+                return Err(WriteError::Damaged { at });
+            }
             for (gfn, page) in (next..stop).map(Gfn).zip(window.chunks_exact(PAGE_SIZE)) {
                 let kind = state.types().get(gfn);
                 if kind.has_contents() && absent.contains(&gfn) {
