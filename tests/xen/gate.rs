@@ -279,11 +279,13 @@ fn a_full_disk_ends_the_gate_with_the_guest_paused_and_room_lets_it_go_on() {
 #[test]
 fn a_frozen_domain_is_rolled_back_and_gated_before_it_runs() {
     let mut scene = Scene::new(&format!("{POLICY}restore_point_every = 3\n"));
-    scene.begin("--interval 200ms");
+    scene.begin("--interval 200ms --disk-snapshot 'echo of $VARVE_VM'");
     scene.more_releases(7);
     // What is taken while the intruder comes may be found clean, and has them come again.
     let before = scene.host.json("web1", &["epochs"], 0);
-    let clean = before.iter().rfind(|epoch| epoch["restorable"] == true).unwrap()["epoch"].to_string();
+    let clean = before.iter().rfind(|epoch| epoch["restorable"] == true).unwrap();
+    assert_eq!(clean["disk_snapshot"], "of web1");
+    let clean = clean["epoch"].to_string();
     scene.guest.spawn("xmrig", 33, "/usr/bin/sleep", &["infinity"]).unwrap();
     let gated = scene.end();
     assert_eq!(gated.status, 4, "{}", gated.said);
@@ -305,6 +307,29 @@ fn a_frozen_domain_is_rolled_back_and_gated_before_it_runs() {
     scene.host.script("web1", "kill -TERM $(pgrep -xf 'varve --json gate.*')");
     let gated = scene.end();
     assert_eq!(gated.status, 0, "{}", gated.said);
+}
+
+#[test]
+fn a_card_that_is_put_back_is_held_again() {
+    let mut scene = Scene::new(POLICY);
+    scene.begin("--interval 200ms");
+    scene.more_releases(2);
+    scene.host.script("web1", "xl network-detach web1 0");
+    scene.host.script("web1", "xl network-attach web1 bridge=varvebr0 script=/run/lab/vif type=vif");
+    scene.lines(JOURNAL, "\"extend\"", 1);
+    let before = scene.packets();
+    let send = "until busybox ifconfig eth0 10.9.0.2 netmask 255.255.255.0 up; do sleep 0.1; done 2>/dev/null
+busybox ip addr add fd00:9::2/64 dev eth0
+exec /init send eth0 20 10.9.0.1 fd00:9::1";
+    scene.guest.spawn("again", 0, "/usr/bin/bash", &["-c", send]).unwrap();
+    scene.lines(PACKETS, "", before + 11);
+    scene.host.script("web1", "kill -9 $(pgrep -xf 'varve --json gate.*')");
+    scene.end();
+    let before = scene.packets();
+    scene.host.script("web1", "sleep 2");
+    assert_eq!(scene.packets(), before, "the kernel goes on holding");
+    scene.host.json("web1", &["gate", "web1", "--off"], 0);
+    scene.lines(PACKETS, "", before + 11);
 }
 
 #[test]

@@ -335,13 +335,16 @@ impl<'a> Control<'a> {
         Ok(())
     }
 
-    /// Whether all these vifs are held, as far as can be told at once.
-    pub(super) fn holds(&self, vifs: &[Vif]) -> bool {
-        let mut state = self.state();
-        state.mode != Mode::Gating || state.buffer.as_mut().is_some_and(|buffer| buffer.holds(vifs))
+    /// Holds vifs that the guest was given since. Costs little when there are none.
+    pub(super) fn hold_new(&self, vifs: &[Vif]) -> Result<(), GateError> {
+        let held = {
+            let mut state = self.state();
+            state.mode != Mode::Gating || state.buffer.as_mut().is_some_and(|buffer| buffer.holds(vifs))
+        };
+        if held { Ok(()) } else { self.hold_all(vifs) }
     }
 
-    /// Holds vifs that the guest was given since, and forgets those that are gone.
+    /// Holds vifs that the guest was given since, forgets those that are gone, and makes sure that nobody has undone what holds the others.
     pub(super) fn hold_all(&self, vifs: &[Vif]) -> Result<(), GateError> {
         let mut state = self.state();
         if state.mode != Mode::Gating {

@@ -32,12 +32,10 @@ fn look(control: &Control<'_>, devices: &dyn Devices) -> Result<(), GateError> {
         return Ok(());
     }
     let vifs = devices.vifs()?;
-    if !control.holds(&vifs) {
-        control.hold_all(&vifs).or_else(|error| {
-            control.brake("it has a network card whose packets are not held")?;
-            Err(error)
-        })?;
-    }
+    control.hold_new(&vifs).or_else(|error| {
+        control.brake("it has a network card whose packets are not held")?;
+        Err(error)
+    })?;
     match escalate(control.settings, control.waiting()?) {
         Some(Escalation::Brake(reason)) => control.brake(reason),
         Some(Escalation::Open(reason)) => control.open(reason),

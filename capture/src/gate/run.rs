@@ -209,7 +209,7 @@ impl Run<'_> {
         }
         if decide(&verdict) == Decision::Release {
             waited = self.control.release(epoch)?;
-            self.control.hold_all(&self.devices.vifs()?)?;
+            self.control.hold_new(&self.devices.vifs()?)?;
             self.control.go_on()?;
             totals.last_passed = Some(epoch);
             if report.record.restorable {
