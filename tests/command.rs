@@ -168,7 +168,7 @@ fn an_interrupted_import_does_not_look_complete() {
     let file = image(&archive, "a.raw", 1);
     let mut import = vec!["import"];
     import.resize(500, text(&file));
-    let (lines, ran) = archive.interrupted(&import, Signal::INT);
+    let (lines, ran) = archive.signalled(&import, &[Signal::INT]);
     ran.expect_status(1);
     assert!(ran.stderr.contains("interrupted after"), "{}", ran.stderr);
     assert_eq!(lines.last().unwrap()["complete"], false);

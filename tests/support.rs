@@ -63,15 +63,17 @@ impl Archive {
         ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// Runs the command with `--json`, sends it `signal` when it has printed a line, and gives all the lines it printed.
-    pub(crate) fn interrupted(&self, arguments: &[&str], signal: Signal) -> (Vec<Value>, Ran) {
+    /// Runs the command with `--json`, sends it each of the signals when it has printed another line, and gives all the lines it printed.
+    pub(crate) fn signalled(&self, arguments: &[&str], signals: &[Signal]) -> (Vec<Value>, Ran) {
         let mut command = self.command();
         command.arg("--json").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut printed = String::new();
-        stdout.read_line(&mut printed).unwrap();
-        kill_process(Pid::from_child(&child), signal).unwrap();
+        for signal in signals {
+            stdout.read_line(&mut printed).unwrap();
+            kill_process(Pid::from_child(&child), *signal).unwrap();
+        }
         stdout.read_to_string(&mut printed).unwrap();
         let lines = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         (lines, child.wait_with_output().unwrap().into())

@@ -28,6 +28,10 @@ impl varve_capture::Interrupt for Interrupt {
     fn abandon(&self) -> bool {
         self.drop_it()
     }
+
+    fn hurry(&self) -> bool {
+        self.hurry()
+    }
 }
 
 /// Prints each epoch when it is durable, and progress on the way there.

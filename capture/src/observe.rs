@@ -17,7 +17,7 @@ pub trait Observer: Sync {
     fn remark(&self, _text: &str) {}
 }
 
-/// Tells a capture when to stop. Asked often.
+/// Tells a capture when to stop, and when not to wait. Asked often.
 pub trait Interrupt: Sync {
     /// Whether to stop after the epoch in hand.
     fn finish(&self) -> bool {
@@ -26,6 +26,11 @@ pub trait Interrupt: Sync {
 
     /// Whether to drop the epoch in hand and stop.
     fn abandon(&self) -> bool {
+        false
+    }
+
+    /// Whether to take an epoch at once though none is due. Says so once each time that somebody wants it.
+    fn hurry(&self) -> bool {
         false
     }
 }

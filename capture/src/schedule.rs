@@ -25,10 +25,14 @@ impl Schedule {
         Self { interval, last: Duration::ZERO }
     }
 
-    /// The next epoch, the last one having ended at `now`. One that ends exactly when the next is due misses nothing.
+    /// The next epoch, the last one having ended at `now`. One that ends exactly when the next is due misses nothing, and one that was
+    /// not due changes nothing.
     pub(crate) fn next(&mut self, now: Duration) -> Next {
         if self.interval.is_zero() {
             return Next { at: now, missed: 0 };
+        }
+        if now < self.last {
+            return Next { at: self.last, missed: 0 };
         }
         let late = now.saturating_sub(self.last).as_nanos();
         let ticks = late.div_ceil(self.interval.as_nanos()).max(1);
@@ -56,6 +60,14 @@ mod tests {
         let mut schedule = Schedule::new(SECOND * 10);
         assert_eq!(schedule.next(SECOND * 31), Next { at: SECOND * 40, missed: 3 });
         assert_eq!(schedule.next(SECOND * 41), Next { at: SECOND * 50, missed: 0 });
+    }
+
+    #[test]
+    fn an_epoch_between_two_that_are_due_moves_neither() {
+        let mut schedule = Schedule::new(SECOND * 10);
+        assert_eq!(schedule.next(SECOND), Next { at: SECOND * 10, missed: 0 });
+        assert_eq!(schedule.next(SECOND * 4), Next { at: SECOND * 10, missed: 0 });
+        assert_eq!(schedule.next(SECOND * 11), Next { at: SECOND * 20, missed: 0 });
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::{CaptureError, Ended, Interrupt, Observer, Options, SourceError};
 /// Longest time between two looks at the interrupt while waiting for the next epoch.
 const LOOK_UP: Duration = Duration::from_millis(50);
 
+/// Time between two looks at the guest meanwhile.
+const LOOK_OUT: Duration = Duration::from_secs(1);
+
 /// When epochs are taken, and how many.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -97,7 +100,10 @@ pub fn capture(
             ended.summary.ticks_missed += next.missed;
             observer.remark(&late(next.missed, plan.interval));
         }
-        wait(begun, next.at, interrupt);
+        if let Err(error) = wait(source, begun, next.at, interrupt) {
+            ended.fail(CaptureError::source(source, error));
+            break;
+        }
     }
     ended
 }
@@ -126,13 +132,24 @@ fn late(missed: u64, interval: Duration) -> String {
     )
 }
 
-/// Waits until `at` (counted from `begun`) or the interrupt.
-fn wait(begun: Instant, at: Duration, interrupt: &dyn Interrupt) {
+/// Waits until `at` (counted from `begun`), the interrupt, or somebody's wanting an epoch; as long as the guest is there.
+fn wait(
+    source: &dyn Source,
+    begun: Instant,
+    at: Duration,
+    interrupt: &dyn Interrupt,
+) -> Result<(), SourceError> {
+    let mut looked = Instant::now();
     while !interrupt.finish() {
         let left = at.saturating_sub(begun.elapsed());
-        if left.is_zero() {
-            return;
+        if left.is_zero() || interrupt.hurry() {
+            break;
         }
         std::thread::sleep(left.min(LOOK_UP));
+        if looked.elapsed() >= LOOK_OUT {
+            looked = Instant::now();
+            source.is_there()?;
+        }
     }
+    Ok(())
 }

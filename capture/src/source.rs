@@ -69,6 +69,14 @@ pub trait Source: Sync {
     /// Says that what was written to since the memory was last asked for is not known: it is laid out anew.
     fn forget_memory(&self) {}
 
+    /// Looks whether the guest is still there. Of one that is gone nothing may be kept: its memory is the host's again.
+    ///
+    /// # Errors
+    /// [`SourceError::Gone`].
+    fn is_there(&self) -> Result<(), SourceError> {
+        Ok(())
+    }
+
     /// How to hold the guest still; `None` when what is captured does not change anyway.
     fn pause(&self) -> Option<&dyn Pause> {
         None

@@ -16,6 +16,8 @@ use crate::source::{Dirty, DirtyLog, GuestMemory, Hold, Pause, Registers, Remain
 pub enum Step {
     /// Telling the memory's layout.
     Memory,
+    /// Being there, which is asked while the next epoch is waited for.
+    There,
     /// Holding the guest still.
     Pause,
     /// Taking the dirty log.
@@ -201,6 +203,10 @@ impl Source for Scripted {
     fn memory(&self) -> Result<Arc<dyn GuestMemory>, SourceError> {
         self.step(Step::Memory)?;
         Ok(self.memory.clone())
+    }
+
+    fn is_there(&self) -> Result<(), SourceError> {
+        self.step(Step::There).map(drop)
     }
 
     fn pause(&self) -> Option<&dyn Pause> {

@@ -25,7 +25,7 @@ mod staging;
 mod window;
 mod witness;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
 use varve_store::{Archive, EpochMeta, EpochWriter, FrameChange, StoreError};
@@ -66,8 +66,9 @@ pub(crate) struct History {
     /// Whether an epoch of this run is in the archive, and none was dropped since: the source's dirty log then tells
     /// the difference to the archive.
     in_step: bool,
-    /// The memory as it was laid out for the epoch before. The dirty log tells nothing of what was not in it.
-    memory: Option<Arc<dyn GuestMemory>>,
+    /// The memory as it was laid out for the epoch before, if the source still has it so. The dirty log tells nothing of what was not
+    /// in it.
+    memory: Option<Weak<dyn GuestMemory>>,
     /// Whether everything was copied once before the guest was held.
     copied_ahead: bool,
     copies: Copies,
@@ -88,8 +89,9 @@ impl Ingest<'_> {
             source.forget_memory();
         }
         let memory = source.memory().map_err(|error| CaptureError::source(source, error))?;
-        let known = history.memory.replace(Arc::clone(&memory));
-        let in_step = in_step && known.is_some_and(|known| Arc::ptr_eq(&known, &memory));
+        let now = Arc::downgrade(&memory);
+        let in_step = in_step && history.memory.as_ref().is_some_and(|known| Weak::ptr_eq(known, &now));
+        history.memory = Some(now);
         let mut writer = self.archive.begin(self.vm, memory.regions())?;
         let bytes = memory.regions().iter().map(|region| region.len).sum();
         self.observer.epoch_begins(writer.number(), bytes);

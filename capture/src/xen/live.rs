@@ -8,7 +8,7 @@ use super::domain::{Domain, failed};
 use super::emulator::Emulator;
 use super::hold::{Pausing, Suspending, undo};
 use super::journal::{Holding, Journal};
-use super::log::Log;
+use super::log::{self, Log};
 use super::memory::DomainMemory;
 use super::own::Own;
 use super::state::Constants;
@@ -54,6 +54,14 @@ impl Xen {
         journal.holding(Holding::Nothing)?;
         let emulator = Emulator::of(&domain)?;
         if logging {
+            // What it would end may be another's by now.
+            if log::is_being_saved(domain.id) {
+                let reason = format!(
+                    "domain {} is being saved, migrated or replicated, since an earlier varve was killed: wait until that has ended",
+                    domain.name
+                );
+                return Err(SourceError::Unsuitable { reason });
+            }
             // Refused when that varve was killed just before it would have begun.
             let _ = domain.control.log_dirty(domain.id, false);
             let _ = emulator.as_ref().map(|emulator| emulator.tell(false));
@@ -119,21 +127,22 @@ impl Source for Xen {
         let pages = self.domain.info()?.pages;
         let maximum = self.domain.control.maximum_gfn(self.domain.id);
         let maximum = maximum.map_err(|error| self.domain.failed("asking for the domain's memory", error))?;
-        if let Some(memory) = state.memory.clone() {
-            if (memory.pages, memory.maximum) != (pages, maximum) {
-                let change =
-                    format!("the domain owned {} pages and now owns {pages}: mapping it anew", memory.pages);
-                state.remarks.push(change);
-            } else if state.own.look(&self.domain, &self.foreign, &memory)? {
-                return Ok(memory);
-            }
+        let same = |memory: &DomainMemory| (memory.pages, memory.maximum) == (pages, maximum);
+        if let Some(memory) = state.memory.clone().filter(|memory| same(memory) && !memory.is_stale())
+            && state.own.look(&self.domain, &self.foreign, &memory)?
+        {
+            return Ok(memory);
         }
         // The old mapping would keep pages alive that the domain has given back.
-        state.memory = None;
+        let owned = state.memory.take().map(|memory| memory.pages);
         // Before it is mapped: where a page is moved from then on is noted.
         state.log.begin(&self.domain, &self.journal)?;
         let memory = Arc::new(DomainMemory::map(&self.domain, &self.foreign)?);
         state.log.mapped_anew();
+        if let Some(owned) = owned.filter(|owned| *owned != memory.pages) {
+            let now = memory.pages;
+            state.remarks.push(format!("the domain owned {owned} pages and now owns {now}: mapped anew"));
+        }
         state.own.look(&self.domain, &self.foreign, &memory)?;
         state.memory = Some(Arc::clone(&memory));
         Ok(memory)
@@ -141,6 +150,10 @@ impl Source for Xen {
 
     fn forget_memory(&self) {
         self.state().memory = None;
+    }
+
+    fn is_there(&self) -> Result<(), SourceError> {
+        self.domain.info().map(drop)
     }
 
     fn pause(&self) -> Option<&dyn Pause> {

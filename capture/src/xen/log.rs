@@ -8,8 +8,8 @@
 //! turn ([`Options::recheck_epochs`](crate::Options::recheck_epochs)).
 
 use std::collections::BTreeSet;
-use std::io;
 use std::sync::Arc;
+use std::{fs, io};
 
 use varve_formats::Gfn;
 
@@ -20,6 +20,22 @@ use super::memory::DomainMemory;
 use super::sys::{Bitmap, ForeignMemory};
 use crate::SourceError;
 use crate::source::Dirty;
+
+/// Whether one of Xen's tools is saving a domain, which it has recorded for that.
+pub(super) fn is_being_saved(id: u32) -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok()).any(|line| saves(&line, id))
+}
+
+/// Whether this command line is that of the helper that saves a domain: its name, what it is to do, one or two numbers of files, the
+/// domain (`tools/libs/light/libxl_save_callout.c`). It is better to believe it of one too many.
+fn saves(line: &[u8], id: u32) -> bool {
+    let mut arguments = line.split(|byte| *byte == 0);
+    let helper = arguments.next().is_some_and(|name| name.ends_with(b"libxl-save-helper"));
+    let saves = arguments.next() == Some(b"--save-domain");
+    let id = id.to_string();
+    helper && saves && arguments.skip(1).take(2).any(|argument| argument == id.as_bytes())
+}
 
 /// The log of a domain.
 pub(super) struct Log {
@@ -151,6 +167,24 @@ impl Log {
             let _ = self.emulator.as_ref().map(|emulator| emulator.tell(false));
             let _ = domain.control.log_dirty(domain.id, false);
             let _ = journal.logging(false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::saves;
+
+    #[test]
+    fn the_helper_that_saves_a_domain_is_known_by_its_command_line() {
+        let line = |text: &str| text.replace(' ', "\0").into_bytes();
+        let save = line("/usr/lib/xen-4.17/bin/libxl-save-helper --save-domain 9 -1 7 1 0 12 0");
+        assert!(saves(&save, 7) && !saves(&save, 9) && !saves(&save, 12));
+        let older = line("/usr/lib/xen/bin/libxl-save-helper --save-domain 9 7 0 0 1");
+        assert!(saves(&older, 7));
+        for other in ["/usr/lib/xen/bin/libxl-save-helper --restore-domain 7 7 7", "vi --save-domain 7 7", ""]
+        {
+            assert!(!saves(&line(other), 7), "{other}");
         }
     }
 }

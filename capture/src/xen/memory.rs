@@ -1,6 +1,7 @@
 //! The frames of a domain, mapped.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustc_hash::FxHashMap;
 use varve_formats::{Fault, Gfn, Gpa, PAGE_SIZE, PhysicalMemory, Region};
@@ -31,6 +32,8 @@ pub(super) struct DomainMemory {
     pub(super) maximum: Gfn,
     id: u32,
     foreign: Arc<ForeignMemory>,
+    /// Whether a frame that is mapped was found to be gone.
+    stale: AtomicBool,
 }
 
 /// Frames that follow each other.
@@ -65,12 +68,18 @@ impl DomainMemory {
         let mapping = foreign.map(domain.id, &found).map_err(error)?;
         let runs = runs(&found);
         let (regions, foreign) = (regions(&runs), Arc::clone(foreign));
-        Ok(Self { mapping, regions, runs, pages, maximum, id: domain.id, foreign })
+        let stale = AtomicBool::new(false);
+        Ok(Self { mapping, regions, runs, pages, maximum, id: domain.id, foreign, stale })
     }
 
     /// Whether there is a frame with this number.
     pub(super) fn has(&self, gfn: Gfn) -> bool {
         self.locate(gfn).is_some()
+    }
+
+    /// Whether the domain has given back pages that are mapped. They stay its own, and are counted, as long as they are.
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
     }
 
     /// The frames there are, ascending.
@@ -173,6 +182,8 @@ impl GuestMemory for DomainMemory {
         }
         let mapping = self.foreign.map(self.id, frames);
         let mapping = mapping.map_err(|error| failed("mapping what the domain has written to", error))?;
+        let gone = frames.iter().zip(mapping.mapped()).any(|(gfn, mapped)| !mapped && self.has(*gfn));
+        self.stale.fetch_or(gone, Ordering::Relaxed);
         let places = frames.iter().copied().zip(0..).collect();
         Ok(Some(Box::new(Anew { mapping, places, regions: self.regions.clone() })))
     }
