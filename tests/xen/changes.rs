@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use varve_fixtures::XenGuest;
 
 use super::host::host;
@@ -17,7 +18,7 @@ fn a_domain_is_saved_and_gives_memory_back_and_the_epochs_after_that_are_right()
     let name = "changes";
     let mut host = host();
     let mut guest = host.guest(name);
-    host.begin_capture(name, "--interval 300ms --restore-point-every 3");
+    host.begin_capture(name, "--interval 300ms --restore-point-every 3", 2);
 
     host.script(name, SAVE);
     let pid = guest.spawn("later", 33, "/usr/bin/sleep", &["infinity"]).unwrap();
@@ -38,6 +39,9 @@ fn a_domain_is_saved_and_gives_memory_back_and_the_epochs_after_that_are_right()
     host.end_capture(name);
     guest.write_file(EVIDENCE, "later").unwrap();
     let epochs = host.json(name, &["epochs"], 0);
+    let pages = |epoch: Option<&Value>| epoch.unwrap()["pages"].as_u64().unwrap();
+    let (first, now) = (pages(epochs.first()), pages(epochs.last()));
+    assert!(now + 20 * 256 <= first, "what it gave back is in no epoch: {first} pages, then {now}");
     let last = epochs.iter().rposition(|epoch| epoch["restorable"] == true).unwrap();
     host.json(name, &["rollback", &last.to_string(), "--replace"], 0);
     host.reach_again(&mut guest);

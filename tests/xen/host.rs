@@ -215,12 +215,12 @@ impl Host {
         self.0.get(path).unwrap()
     }
 
-    /// Begins to capture the domain of this name in the background, and waits for two epochs.
-    pub(crate) fn begin_capture(&mut self, name: &str, arguments: &str) {
+    /// Begins to capture the domain of this name in the background, and waits for so many epochs.
+    pub(crate) fn begin_capture(&mut self, name: &str, arguments: &str, epochs: u64) {
         let capture =
             format!("varve --json capture xen:{name} {arguments} >/tmp/epochs 2>/tmp/said </dev/null &");
         self.script(name, &format!("{capture}\necho $! >/tmp/capture"));
-        self.more_epochs(name, 2);
+        self.more_epochs(name, epochs);
     }
 
     /// Waits for so many more epochs of a capture whose lines go to these files; the number of the last.

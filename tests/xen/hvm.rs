@@ -34,7 +34,7 @@ fn an_emulated_machine_is_captured_with_what_its_emulator_writes() {
     let (epoch, truth) = undisturbed_epoch(&mut host, &mut guest, &[]);
     lists_agree(&mut host, "web1", epoch, &truth);
 
-    host.begin_capture("web1", "--interval 300ms");
+    host.begin_capture("web1", "--interval 300ms", 2);
     guest.script("cat /dev/sda >/dev/null").unwrap();
     host.more_epochs("web1", 2);
     host.end_capture("web1");

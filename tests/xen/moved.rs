@@ -23,7 +23,7 @@ fn a_page_that_was_moved_is_seen_where_it_is() {
     let pages = guest.script("until [ -s /run/pages ]; do sleep 0.1; done; cat /run/pages").unwrap();
     let pages: Vec<u64> = pages.split_whitespace().map(|number| number.parse().unwrap()).collect();
     let at = Gpa(pages[0] * 4096);
-    host.begin_capture("web1", "--interval 200ms --recheck 4");
+    host.begin_capture("web1", "--interval 200ms --recheck 4", 2);
     let come = guest.digests_within(pages[1], 1).unwrap();
     guest.move_page(pages[1], pages[0]).unwrap();
     let now = guest.digests_within(pages[0], 1).unwrap();
