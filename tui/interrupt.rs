@@ -6,14 +6,22 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
     },
     thread,
+    time::Duration,
 };
 
 use signal_hook::{
     consts::{SIGUSR1, TERM_SIGNALS},
     iterator::Signals,
 };
+
+/// What is said when the process ends at once.
+const LAST_WORDS: &str = "varve: ended at once, as asked for the third time; a guest that was held is let go by its next capture or gate";
+
+/// How long that may take: whoever reads it may have stopped reading.
+const SAYING: Duration = Duration::from_millis(100);
 
 /// What the user has asked for.
 #[derive(Clone, Default)]
@@ -22,6 +30,16 @@ pub(crate) struct Interrupt {
     stop: Arc<AtomicUsize>,
     /// Not to wait.
     hurry: Arc<AtomicBool>,
+}
+
+/// Prints a line to standard error, unless that takes too long.
+fn say(line: &'static str) {
+    let (said, done) = mpsc::channel();
+    thread::spawn(move || {
+        let _ = writeln!(io::stderr(), "{line}");
+        let _ = said.send(());
+    });
+    let _ = done.recv_timeout(SAYING);
 }
 
 impl Interrupt {
@@ -39,10 +57,7 @@ impl Interrupt {
                     asked.hurry.store(true, Ordering::Relaxed);
                 } else if asked.stop.fetch_add(1, Ordering::Relaxed) == 2 {
                     // Nothing acknowledged is lost: an epoch is visible only when all of it is durable.
-                    let advice =
-                        "a guest that was held at this moment is let go by the same command, started again";
-                    let _ =
-                        writeln!(io::stderr(), "varve: ended at once, as asked for the third time; {advice}");
+                    say(LAST_WORDS);
                     std::process::exit(128 + signal);
                 }
             }

@@ -84,6 +84,12 @@ pub enum SourceError {
     /// Frames came into the guest's memory that were not there when the epoch was begun.
     #[error("the guest's memory was laid out anew during the epoch, which would lack a part of it")]
     Relaid,
+    /// Others look at what the guest writes to.
+    #[error(
+        "the domain is being saved, migrated or replicated by Xen's tools: no epoch is taken meanwhile, because one record of what it \
+         writes to serves one reader"
+    )]
+    Saved,
     /// A stream that ends, or makes no sense, in the middle.
     #[error("{0}; what came since its last checkpoint is dropped, every epoch before is kept")]
     CutOff(FormatError),

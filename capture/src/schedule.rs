@@ -6,8 +6,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schedule {
     interval: Duration,
-    /// When the last epoch was due.
-    last: Duration,
+    /// When the next epoch is due.
+    due: Duration,
 }
 
 /// What to do after an epoch.
@@ -22,23 +22,23 @@ pub(crate) struct Next {
 impl Schedule {
     /// Epochs every `interval`; zero means one right after the other.
     pub(crate) fn new(interval: Duration) -> Self {
-        Self { interval, last: Duration::ZERO }
+        Self { interval, due: Duration::ZERO }
     }
 
-    /// The next epoch, the last one having ended at `now`. One that ends exactly when the next is due misses nothing, and one that was
-    /// not due changes nothing.
-    pub(crate) fn next(&mut self, now: Duration) -> Next {
+    /// The next epoch, the last one having lasted from `began` until `now`. One that ends exactly when the next is due misses nothing,
+    /// and one that began before it was due is not the one that is.
+    pub(crate) fn next(&mut self, began: Duration, now: Duration) -> Next {
         if self.interval.is_zero() {
             return Next { at: now, missed: 0 };
         }
-        if now < self.last {
-            return Next { at: self.last, missed: 0 };
+        if began < self.due {
+            return Next { at: self.due.max(now), missed: 0 };
         }
-        let late = now.saturating_sub(self.last).as_nanos();
+        let late = now.saturating_sub(self.due).as_nanos();
         let ticks = late.div_ceil(self.interval.as_nanos()).max(1);
         let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
-        self.last = self.last.saturating_add(self.interval.saturating_mul(ticks));
-        Next { at: self.last.max(now), missed: u64::from(ticks) - 1 }
+        self.due = self.due.saturating_add(self.interval.saturating_mul(ticks));
+        Next { at: self.due.max(now), missed: u64::from(ticks) - 1 }
     }
 }
 
@@ -48,39 +48,46 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    /// What follows an epoch that lasted from one second to another.
+    fn next(schedule: &mut Schedule, began: u32, now: u32) -> Next {
+        schedule.next(SECOND * began, SECOND * now)
+    }
+
     #[test]
     fn epochs_are_due_from_start_to_start() {
         let mut schedule = Schedule::new(SECOND * 10);
-        assert_eq!(schedule.next(SECOND * 3), Next { at: SECOND * 10, missed: 0 });
-        assert_eq!(schedule.next(SECOND * 20), Next { at: SECOND * 20, missed: 0 });
+        assert_eq!(next(&mut schedule, 0, 3), Next { at: SECOND * 10, missed: 0 });
+        assert_eq!(next(&mut schedule, 10, 20), Next { at: SECOND * 20, missed: 0 });
     }
 
     #[test]
     fn an_epoch_that_takes_too_long_misses_ticks_and_keeps_the_beat() {
         let mut schedule = Schedule::new(SECOND * 10);
-        assert_eq!(schedule.next(SECOND * 31), Next { at: SECOND * 40, missed: 3 });
-        assert_eq!(schedule.next(SECOND * 41), Next { at: SECOND * 50, missed: 0 });
+        assert_eq!(next(&mut schedule, 0, 31), Next { at: SECOND * 40, missed: 3 });
+        assert_eq!(next(&mut schedule, 40, 41), Next { at: SECOND * 50, missed: 0 });
     }
 
     #[test]
-    fn an_epoch_between_two_that_are_due_moves_neither() {
+    fn an_epoch_that_was_not_due_takes_the_place_of_none() {
         let mut schedule = Schedule::new(SECOND * 10);
-        assert_eq!(schedule.next(SECOND), Next { at: SECOND * 10, missed: 0 });
-        assert_eq!(schedule.next(SECOND * 4), Next { at: SECOND * 10, missed: 0 });
-        assert_eq!(schedule.next(SECOND * 11), Next { at: SECOND * 20, missed: 0 });
+        assert_eq!(next(&mut schedule, 0, 1), Next { at: SECOND * 10, missed: 0 });
+        assert_eq!(next(&mut schedule, 3, 4), Next { at: SECOND * 10, missed: 0 });
+        assert_eq!(next(&mut schedule, 8, 12), Next { at: SECOND * 12, missed: 0 });
+        assert_eq!(next(&mut schedule, 12, 13), Next { at: SECOND * 20, missed: 0 });
     }
 
     #[test]
     fn no_interval_means_no_waiting() {
         let mut schedule = Schedule::new(Duration::ZERO);
-        assert_eq!(schedule.next(SECOND), Next { at: SECOND, missed: 0 });
+        assert_eq!(next(&mut schedule, 0, 1), Next { at: SECOND, missed: 0 });
     }
 
     #[test]
     fn nothing_overflows() {
         let mut schedule = Schedule::new(Duration::from_nanos(1));
-        let next = schedule.next(Duration::MAX);
+        let next = schedule.next(Duration::ZERO, Duration::MAX);
         assert_eq!((next.at, next.missed), (Duration::MAX, u64::from(u32::MAX) - 1));
-        assert_eq!(Schedule::new(Duration::MAX).next(SECOND), Next { at: Duration::MAX, missed: 0 });
+        let mut schedule = Schedule::new(Duration::MAX);
+        assert_eq!(schedule.next(Duration::ZERO, SECOND), Next { at: Duration::MAX, missed: 0 });
     }
 }

@@ -74,18 +74,27 @@ pub fn capture(
     let mut history = History::default();
     let mut schedule = Schedule::new(plan.interval);
     let begun = Instant::now();
+    // Why epochs were, as it was said, since the last that was not.
+    let mut dropped = String::new();
     while plan.epochs.is_none_or(|epochs| ended.summary.epochs < epochs) && !interrupt.finish() {
+        let began = begun.elapsed();
         let suspend = plan.quiesce.suspends(ended.summary.epochs);
         let taken = ingest.epoch(source, &Manner { suspend, taken_at: None }, &mut history);
         source.take_remarks().iter().for_each(|remark| observer.remark(remark));
         match taken {
-            Ok(report) => ended.summary.add(&report),
+            Ok(report) => {
+                dropped.clear();
+                ended.summary.add(&report);
+            }
             Err(CaptureError::Source {
-                source: error @ (SourceError::Disturbed | SourceError::Relaid),
+                source: error @ (SourceError::Disturbed | SourceError::Relaid | SourceError::Saved),
                 ..
             }) => {
                 ended.summary.epochs_dropped += 1;
-                observer.remark(&format!("epoch dropped: {error}"));
+                let said = std::mem::replace(&mut dropped, format!("epoch dropped: {error}"));
+                if said != dropped {
+                    observer.remark(&dropped);
+                }
             }
             Err(error) => {
                 ended.fail(error);
@@ -95,7 +104,7 @@ pub fn capture(
         if plan.epochs == Some(ended.summary.epochs) {
             break;
         }
-        let next = schedule.next(begun.elapsed());
+        let next = schedule.next(began, begun.elapsed());
         if next.missed > 0 {
             ended.summary.ticks_missed += next.missed;
             observer.remark(&late(next.missed, plan.interval));

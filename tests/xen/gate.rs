@@ -115,6 +115,11 @@ impl Scene {
         Evidence::new(&packets, &journal, &archive.path())
     }
 
+    /// How many packets are held.
+    fn held(&mut self) -> u64 {
+        self.host.json("web1", &["gate", "--status"], 0)[0]["held_packets"].as_u64().unwrap()
+    }
+
     /// How many packets have come by.
     fn packets(&mut self) -> usize {
         self.host.lines_now(PACKETS, "")
@@ -318,15 +323,17 @@ fn a_card_that_is_put_back_is_held_again() {
     scene.host.script("web1", "xl network-attach web1 bridge=varvebr0 script=/run/lab/vif type=vif");
     scene.lines(JOURNAL, "\"extend\"", 1);
     let before = scene.packets();
-    let send = "until busybox ifconfig eth0 10.9.0.2 netmask 255.255.255.0 up; do sleep 0.1; done 2>/dev/null
-busybox ip addr add fd00:9::2/64 dev eth0
-exec /init send eth0 20 10.9.0.1 fd00:9::1";
-    scene.guest.spawn("again", 0, "/usr/bin/bash", &["-c", send]).unwrap();
+    let up = "until busybox ifconfig eth0 10.9.0.2 netmask 255.255.255.0 up; do sleep 0.1; done 2>/dev/null";
+    let address = "busybox ip addr add fd00:9::2/64 dev eth0";
+    let send = format!("{up}; {address}; exec /init send eth0 20 10.9.0.1 fd00:9::1");
+    scene.guest.spawn("again", 0, "/usr/bin/bash", &["-c", &send]).unwrap();
     scene.lines(PACKETS, "", before + 11);
     scene.host.script("web1", "kill -9 $(pgrep -xf 'varve --json gate.*')");
     scene.end();
-    let before = scene.packets();
-    scene.host.script("web1", "sleep 2");
+    // Should the gate have held the guest just then.
+    scene.host.script("web1", "xl unpause web1 || true");
+    let (before, held) = (scene.packets(), scene.held());
+    while scene.held() < held + 11 {}
     assert_eq!(scene.packets(), before, "the kernel goes on holding");
     scene.host.json("web1", &["gate", "web1", "--off"], 0);
     scene.lines(PACKETS, "", before + 11);

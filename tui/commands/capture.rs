@@ -15,15 +15,14 @@ use crate::{
 /// Checkpoint a live VM every interval, until interrupted
 ///
 /// The guest is paused while its memory is compared with the epoch before and what changed is copied; everything else
-/// happens behind its back. Ctrl-C finishes the epoch in hand; a second one drops it. The guest always runs on. SIGUSR1 has an epoch taken
-/// at once, for instance when something else raises an alarm; when others are due stays as it is.
+/// happens behind its back. Ctrl-C finishes the epoch in hand; a second one drops it. The guest always runs on. SIGUSR1 has
+/// an epoch taken at once, for instance when something else raises an alarm (not of xen-stream: there `xl` says when).
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   varve -r /srv/varve --vm web1 capture qemu:/run/web1.qmp --interval 10s
   varve -r /srv/varve --vm web1 capture qemu:/run/web1.qmp --epochs 12 --interval 500ms
   varve -r /srv/varve --vm web1 capture xen:web1 --interval 200ms --restore-point-every 50
-  pkill -USR1 -f 'capture xen:web1'
   xl remus -F -n -d -i 10000 -s \"\" web1 \"exec varve -r /srv/varve --vm web1 capture xen-stream:-\"
 
 A guest under QEMU needs a monitor of its own for varve and memory in a shared file:
@@ -65,10 +64,10 @@ enum Hold {
 
 impl Capture {
     pub(crate) fn run(&self, context: &Context<'_>) -> Result<Status, Failure> {
+        let interrupt = Interrupt::install()?;
         let vm = context.vm_to_write()?;
         let archive = context.open_for_writing()?;
         let source = source::open(&self.source).map_err(Failure::new)?;
-        let interrupt = Interrupt::install()?;
         let out = if source.owns_standard_output() { context.output_aside() } else { context.output() };
         let reporter = Reporter::on(out, context, &archive, vm);
         let suspend_every = match (self.restore_point_every, self.quiesce) {

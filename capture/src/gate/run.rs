@@ -128,6 +128,7 @@ impl Run<'_> {
         let begun = Instant::now();
         let (mut nth, mut failures) = (0, 0);
         while epochs.is_none_or(|epochs| totals.summary.epochs < epochs) && !self.ingest.interrupt.finish() {
+            let began = begun.elapsed();
             self.control.hold_all(&self.devices.vifs()?)?;
             if self.attendant.view().mirror.is_none() {
                 // All of memory is copied then.
@@ -152,11 +153,13 @@ impl Run<'_> {
                     if matches!(error, CaptureError::Abandoned) {
                         break;
                     }
-                    failures += 1;
+                    // That may take its time; who waits for packets is the policy's concern.
+                    let saved = matches!(&error, CaptureError::Source { source: SourceError::Saved, .. });
+                    failures = if saved { 0 } else { failures + 1 };
                     self.failed(error, failures, totals)?;
                 }
             }
-            self.wait(begun, schedule.next(begun.elapsed()).at);
+            self.wait(begun, schedule.next(began, begun.elapsed()).at);
         }
         Ok(GateEnd::Finished)
     }

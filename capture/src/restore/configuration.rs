@@ -90,7 +90,10 @@ impl Configuration {
 
     /// A file or device that this host is to give the domain and does not have.
     pub(super) fn missing_disk(&self) -> Option<&str> {
-        let here = |disk: &&Value| text(disk, "/script").is_empty() && !leads_through_another(disk);
+        let here = |disk: &&Value| {
+            let file = text(disk, "/script").is_empty() && text(disk, "/format") != "empty";
+            file && !leads_through_another(disk)
+        };
         let paths = self.list("disks").iter().filter(here).map(|disk| text(disk, "/pdev_path"));
         paths.filter(|path| path.starts_with('/')).find(|path| !Path::new(path).exists())
     }
@@ -121,16 +124,19 @@ impl Configuration {
         self.list("nics").iter().map(nic).collect()
     }
 
-    /// A bridge that it is to be connected to, and that this host does not have.
+    /// A bridge that it is to be connected to, and that this host does not have. Where there is no `xenbr0`, Xen takes `eth0` if that is a
+    /// bridge (`vif-bridge` of `tools/hotplug/Linux`).
     pub(super) fn missing_bridge(&self) -> Option<&str> {
         let here = |nic: &&Value| {
             let script = text(nic, "/script");
             (script.is_empty() || script.ends_with("vif-bridge")) && !leads_through_another(nic)
         };
         let bridges = self.list("nics").iter().filter(here).map(|nic| text(nic, "/bridge"));
-        bridges
-            .filter(|bridge| !bridge.is_empty())
-            .find(|bridge| !Path::new(NETWORK_DEVICES).join(bridge).exists())
+        bridges.filter(|bridge| !bridge.is_empty()).find(|bridge| {
+            let old =
+                bridge.strip_prefix("xenbr").filter(|_| !Path::new(NETWORK_DEVICES).join(bridge).exists());
+            !is_bridge(bridge) && !old.is_some_and(|number| is_bridge(&format!("eth{number}")))
+        })
     }
 
     /// Makes it another domain: of another name, with an identity of its own.
@@ -189,6 +195,11 @@ impl Configuration {
 fn leads_through_another(device: &Value) -> bool {
     let number = device.get("backend_domid").and_then(Value::as_u64);
     number.is_some_and(|domain| domain != 0) || !text(device, "/backend_domname").is_empty()
+}
+
+/// Whether this host has a bridge of this name.
+fn is_bridge(name: &str) -> bool {
+    Path::new(NETWORK_DEVICES).join(name).join("bridge").exists()
 }
 
 fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
@@ -268,17 +279,19 @@ mod tests {
         };
         let gone = json!({"vdev": "xvdb", "pdev_path": "/nowhere/web1"});
         let nowhere = Some("/nowhere/web1".to_owned());
-        assert_eq!(with(json!([{"pdev_path": there}, gone]), json!([{"bridge": "lo"}])), (nowhere, None));
+        assert_eq!(with(json!([{"pdev_path": there}, gone]), json!([])), (nowhere, None));
         let elsewhere = json!([
             {"pdev_path": "drbd:web1"}, {"pdev_path": ""}, {"pdev_path": "/nowhere", "script": "block-iscsi"},
-            {"pdev_path": "/nowhere", "backend_domname": "storage"}
+            {"pdev_path": "/nowhere", "backend_domname": "storage"}, {"pdev_path": "/nowhere", "format": "empty"}
         ]);
         let not_here = json!([
             {"bridge": "nobridge", "script": "vif-openvswitch"}, {"bridge": "nobridge", "backend_domid": 4}, {}
         ]);
         assert_eq!(with(elsewhere, not_here), (None, None));
-        let nics = json!([{"bridge": "lo"}, {"bridge": "nobridge", "script": "/etc/xen/scripts/vif-bridge"}]);
-        assert_eq!(with(json!([]), nics), (None, Some("nobridge".to_owned())));
+        for (bridge, script) in [("nobridge", "/etc/xen/scripts/vif-bridge"), ("lo", ""), ("xenbr4711", "")] {
+            let nics = json!([{"bridge": bridge, "script": script}]);
+            assert_eq!(with(json!([]), nics), (None, Some(bridge.to_owned())));
+        }
     }
 
     #[test]

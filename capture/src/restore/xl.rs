@@ -15,7 +15,7 @@ use super::configuration::Configuration;
 const MAX_OUTPUT: u64 = 64 << 20;
 
 /// Longest wait for the memory of a domain that was ended, and the time between two looks.
-const GONE_LIMIT: Duration = Duration::from_secs(5);
+const GONE_LIMIT: Duration = Duration::from_secs(30);
 const GONE_LOOK: Duration = Duration::from_millis(100);
 
 /// A domain there is.

@@ -16,6 +16,10 @@ use super::sys::ForeignMemory;
 use crate::SourceError;
 use crate::source::{Devices, Dirty, DirtyLog, GuestMemory, Pause, Registers, Remainder, Source};
 
+/// For how many epochs memory stays mapped of which some pages were given back: of a domain that does so all the time, all would be
+/// looked at anew for each epoch. Of those that are found to be gone the epochs are without meanwhile.
+const STALE_EPOCHS: u64 = 8;
+
 /// A live domain.
 pub(super) struct Xen {
     domain: Arc<Domain>,
@@ -31,6 +35,8 @@ pub(super) struct Xen {
 
 struct State {
     memory: Option<Arc<DomainMemory>>,
+    /// How often it was asked for since it was mapped.
+    asked: u64,
     log: Log,
     own: Own,
     name: String,
@@ -89,6 +95,7 @@ impl Xen {
             journal,
             state: Mutex::new(State {
                 memory: None,
+                asked: 0,
                 log: Log::new(emulator),
                 own: Own::default(),
                 name: domain.name.clone(),
@@ -119,6 +126,10 @@ impl Source for Xen {
 
     fn memory(&self) -> Result<Arc<dyn GuestMemory>, SourceError> {
         let mut state = self.state();
+        // What it writes is recorded once, and Xen's tools take that too.
+        if state.log.is_on() && log::is_being_saved(self.domain.id) {
+            return Err(SourceError::Saved);
+        }
         if let Some(now) = self.domain.current_name()?.filter(|now| *now != state.name) {
             let remark = format!("domain {} was renamed from {:?} to {now:?}", self.domain.id, state.name);
             state.remarks.push(remark);
@@ -127,8 +138,11 @@ impl Source for Xen {
         let pages = self.domain.info()?.pages;
         let maximum = self.domain.control.maximum_gfn(self.domain.id);
         let maximum = maximum.map_err(|error| self.domain.failed("asking for the domain's memory", error))?;
+        state.asked += 1;
+        let patient = state.asked < STALE_EPOCHS;
         let same = |memory: &DomainMemory| (memory.pages, memory.maximum) == (pages, maximum);
-        if let Some(memory) = state.memory.clone().filter(|memory| same(memory) && !memory.is_stale())
+        if let Some(memory) =
+            state.memory.clone().filter(|memory| same(memory) && (patient || !memory.is_stale()))
             && state.own.look(&self.domain, &self.foreign, &memory)?
         {
             return Ok(memory);
@@ -139,10 +153,13 @@ impl Source for Xen {
         state.log.begin(&self.domain, &self.journal)?;
         let memory = Arc::new(DomainMemory::map(&self.domain, &self.foreign)?);
         state.log.mapped_anew();
-        if let Some(owned) = owned.filter(|owned| *owned != memory.pages) {
+        if let Some(owned) = owned {
             let now = memory.pages;
-            state.remarks.push(format!("the domain owned {owned} pages and now owns {now}: mapped anew"));
+            state.remarks.push(format!(
+                "the domain owned {owned} pages and owns {now} now, or has moved some: mapped anew"
+            ));
         }
+        state.asked = 0;
         state.own.look(&self.domain, &self.foreign, &memory)?;
         state.memory = Some(Arc::clone(&memory));
         Ok(memory)
@@ -153,7 +170,10 @@ impl Source for Xen {
     }
 
     fn is_there(&self) -> Result<(), SourceError> {
-        self.domain.info().map(drop)
+        match self.domain.info() {
+            Err(gone @ SourceError::Gone { .. }) => Err(gone),
+            _ => Ok(()),
+        }
     }
 
     fn pause(&self) -> Option<&dyn Pause> {

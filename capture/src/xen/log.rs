@@ -27,14 +27,16 @@ pub(super) fn is_being_saved(id: u32) -> bool {
     processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok()).any(|line| saves(&line, id))
 }
 
-/// Whether this command line is that of the helper that saves a domain: its name, what it is to do, one or two numbers of files, the
-/// domain (`tools/libs/light/libxl_save_callout.c`). It is better to believe it of one too many.
+/// Whether this command line is that of the helper that saves a domain: its name, what it is to do, numbers of two files, the domain
+/// (`tools/libs/light/libxl_save_callout.c`).
 fn saves(line: &[u8], id: u32) -> bool {
-    let mut arguments = line.split(|byte| *byte == 0);
-    let helper = arguments.next().is_some_and(|name| name.ends_with(b"libxl-save-helper"));
-    let saves = arguments.next() == Some(b"--save-domain");
-    let id = id.to_string();
-    helper && saves && arguments.skip(1).take(2).any(|argument| argument == id.as_bytes())
+    let arguments: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+    match *arguments.as_slice() {
+        [program, b"--save-domain", _, _, domain, ..] => {
+            program.ends_with(b"libxl-save-helper") && domain == id.to_string().as_bytes()
+        }
+        _ => false,
+    }
 }
 
 /// The log of a domain.
@@ -52,6 +54,11 @@ impl Log {
     /// The log of a domain whose devices are emulated by this, if they are. Nothing is recorded yet.
     pub(super) fn new(emulator: Option<Emulator>) -> Self {
         Self { on: false, untaken: true, emulator, bitmap: None, unreadable: BTreeSet::new() }
+    }
+
+    /// Whether it has begun.
+    pub(super) fn is_on(&self) -> bool {
+        self.on
     }
 
     /// Begins, unless it has begun.
@@ -162,7 +169,8 @@ impl Log {
 
     /// Ends the recording, if it was begun.
     pub(super) fn end(&mut self, domain: &Domain, journal: &Journal) {
-        if std::mem::take(&mut self.on) {
+        // Whoever saves the domain has taken the recording over, and ends it.
+        if std::mem::take(&mut self.on) && !is_being_saved(domain.id) {
             // Of a domain that is gone there is nothing to end.
             let _ = self.emulator.as_ref().map(|emulator| emulator.tell(false));
             let _ = domain.control.log_dirty(domain.id, false);
@@ -178,12 +186,11 @@ mod tests {
     #[test]
     fn the_helper_that_saves_a_domain_is_known_by_its_command_line() {
         let line = |text: &str| text.replace(' ', "\0").into_bytes();
-        let save = line("/usr/lib/xen-4.17/bin/libxl-save-helper --save-domain 9 -1 7 1 0 12 0");
-        assert!(saves(&save, 7) && !saves(&save, 9) && !saves(&save, 12));
-        let older = line("/usr/lib/xen/bin/libxl-save-helper --save-domain 9 7 0 0 1");
-        assert!(saves(&older, 7));
-        for other in ["/usr/lib/xen/bin/libxl-save-helper --restore-domain 7 7 7", "vi --save-domain 7 7", ""]
-        {
+        let save = line("/usr/lib/xen-4.17/bin/libxl-save-helper --save-domain 9 8 7 1 0 12 0");
+        assert!(saves(&save, 7) && ![9, 8, 1, 12].iter().any(|other| saves(&save, *other)));
+        let others =
+            ["libxl-save-helper --restore-domain 7 7 7", "vi --save-domain 7 7 7", "libxl-save-helper", ""];
+        for other in others {
             assert!(!saves(&line(other), 7), "{other}");
         }
     }

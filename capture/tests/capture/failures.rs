@@ -60,10 +60,10 @@ fn every_operation_failing_in_every_epoch() {
 fn a_guest_that_is_gone_is_not_waited_for() {
     let scratch = scratch();
     let guest = guest();
-    guest.fail(Step::There, 1);
-    let plan = Plan::every(Duration::from_secs(3600), Some(2));
+    guest.fail(Step::There, 0);
+    let plan = Plan::every(Duration::from_secs(5), Some(2));
     let ended = capture(&guest, &scratch.archive, VM, &plan, &Options::default(), &(), &());
-    insta::assert_snapshot!(ended.error.unwrap(), @"scripted:guest: There 1 was refused: as scripted");
+    insta::assert_snapshot!(ended.error.unwrap(), @"scripted:guest: There 0 was refused: as scripted");
     assert_eq!((ended.summary.epochs, scratch.epoch_count()), (1, 1));
 }
 
