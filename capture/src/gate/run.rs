@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use varve_formats::{Gfn, Vcpu};
+use varve_store::EpochRecord;
 
 use super::control::{Control, Mode};
 use super::error::GateError;
@@ -60,6 +61,20 @@ impl<'a> Attendant<'a> {
 }
 
 impl View<'_> {
+    /// Has an epoch looked at, which is what the mirror shows.
+    fn ask(&mut self, epoch: u64, vcpus: &[Vcpu]) {
+        self.missing = match &mut self.mirror {
+            Some(mirror) => {
+                let refused = self.judge.begin(&Question { epoch, mirror, vcpus }).err();
+                if refused.is_none() {
+                    mirror.shown();
+                }
+                refused
+            }
+            None => Some(self.missing.take().unwrap_or_else(|| "there is no copy of its memory".to_owned())),
+        };
+    }
+
     fn lose(&mut self, error: &std::io::Error) {
         self.mirror = None;
         self.missing = Some(format!("the memory for the scanner to look at: {error}"));
@@ -96,17 +111,7 @@ impl Witness for Attendant<'_> {
     }
 
     fn taken(&self, number: u64, vcpus: &[Vcpu]) {
-        let mut view = self.view();
-        let View { mirror, judge, missing, .. } = &mut *view;
-        match mirror {
-            Some(mirror) => {
-                *missing = judge.begin(&Question { epoch: number, mirror, vcpus }).err();
-                if missing.is_none() {
-                    mirror.shown();
-                }
-            }
-            None => drop(missing.get_or_insert_with(|| "there is no copy of its memory".to_owned())),
-        }
+        self.view().ask(number, vcpus);
     }
 }
 
@@ -187,7 +192,7 @@ impl Run<'_> {
         let epoch = report.record.number;
         let watching = self.control.mode() == Mode::Watching;
         self.control.note("durable", &json!({ "epoch": epoch }))?;
-        let (verdict, scan) = self.verdict();
+        let (verdict, scan) = self.verdict(&report.record)?;
         let condemned = decide(&verdict) == Decision::Condemn;
         if condemned {
             self.control.condemn();
@@ -250,9 +255,22 @@ impl Run<'_> {
         self.control.begin_holding(&self.devices.vifs()?)
     }
 
-    /// The verdict, when it is there; missing when the scanner takes too long. The next then has twice the time: a limit too short for
+    /// The verdict. When the scanner has died or takes too long, another looks at the same memory.
+    fn verdict(&self, record: &EpochRecord) -> Result<(Verdict, Duration), GateError> {
+        let answer = self.answer();
+        let Verdict::Missing(reason) = &answer.0 else { return Ok(answer) };
+        if self.ingest.interrupt.finish() {
+            return Ok(answer);
+        }
+        self.control.note("failed", &json!({ "what": reason }))?;
+        self.control.observer.event(&Event::Failed { what: reason });
+        self.attendant.view().ask(record.number, &record.vcpus);
+        Ok(self.answer())
+    }
+
+    /// The answer, when it is there; missing when the scanner takes too long. The next then has twice the time: a limit too short for
     /// this guest, or for the first look at it, would otherwise hold it for ever.
-    fn verdict(&self) -> (Verdict, Duration) {
+    fn answer(&self) -> (Verdict, Duration) {
         let begun = Instant::now();
         let mut view = self.attendant.view();
         if let Some(reason) = view.missing.take() {
