@@ -36,7 +36,7 @@ mod xen {
         "xc_cpu_policy_(init|destroy|get_size|get_domain|serialise)",
         "xenforeignmemory_(open|close|map2|unmap|map_resource|unmap_resource)",
         "xs_(open|close|read|write|directory)",
-        "xs_resume_domain|free",
+        "xs_(transaction_start|transaction_end|resume_domain)|free",
     ];
 
     pub(super) fn bind() {

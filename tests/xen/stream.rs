@@ -7,6 +7,9 @@ use super::{from_proc, lists_agree};
 
 const EVIDENCE: &str = "/run/evidence";
 
+/// How often a capture of a stream is killed.
+const KILLS: usize = 2;
+
 /// Starts checkpoints. `exec`, so that the process is varve.
 const BEGIN: &str = ": >/tmp/epochs
 xl remus -F -n -d -i 300 -s '' $VARVE_VM 'echo $$ >/tmp/receiver
@@ -112,12 +115,11 @@ fn a_paravirtualised_domain_is_refused_and_the_way_to_capture_it_is_said() {
 
 #[test]
 fn whoever_dies_of_varve_and_xl_the_epochs_stay_and_the_domain_runs_on() {
-    let kills: u64 = std::env::var("VARVE_KILLS").ok().map_or(2, |kills| kills.parse().unwrap());
     let mut host = host();
     let mut guest = guest_of(&mut host, "mortal", XenGuestKind::Pvh);
     guest.spawn("workload", 1000, "/usr/bin/python3", &["/usr/lib/varve/workload.py", "2", "8"]).unwrap();
     let mut acknowledged = Vec::new();
-    for round in 0..kills {
+    for round in 0..KILLS {
         host.script("mortal", BEGIN);
         next_epoch(&mut host, "mortal");
         let said = end(&mut host, "mortal", "KILL");

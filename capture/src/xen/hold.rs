@@ -1,8 +1,8 @@
 //! The two ways to hold a domain still: pausing its vCPUs, and having its kernel suspend itself.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use super::domain::{Domain, failed};
 use super::info::DomainInfo;
@@ -21,6 +21,9 @@ const SUSPEND: Duration = Duration::from_secs(60);
 
 /// From one look at a guest that is suspending itself to the next.
 const LOOK: Duration = Duration::from_micros(200);
+
+/// How often others may write to xenstore while a request is being taken back.
+const ATTEMPTS: u32 = 100;
 
 /// Stops the vCPUs where they are.
 pub(super) struct Pausing {
@@ -128,13 +131,15 @@ pub(super) fn undo(domain: &Domain, holding: Holding) -> Result<bool, SourceErro
         Holding::Suspended => match take_back(domain)? {
             TakenBack::Resumed => Ok(true),
             TakenBack::Withdrawn => Ok(false),
-            TakenBack::Pending => {
-                let doing = format!(
-                    "letting domain {} go on, which an earlier varve asked to suspend itself and which has not done so yet (is it paused?)",
+            TakenBack::Paused => {
+                let reason = format!(
+                    "domain {} was asked to suspend itself by an earlier varve and is paused, so that it cannot: unpause it, and start again",
                     domain.name
                 );
-                Err(SourceError::Timeout { doing, limit: SUSPEND })
+                Err(SourceError::Unsuitable { reason })
             }
+            // That varve was killed before it asked, or after it had taken that back.
+            TakenBack::Silent => Ok(false),
         },
     }
 }
@@ -146,8 +151,10 @@ enum TakenBack {
     Resumed,
     /// It has not noticed the request.
     Withdrawn,
-    /// It has noticed and not suspended itself.
-    Pending,
+    /// It has noticed, if it was asked at all, and is paused.
+    Paused,
+    /// It has noticed, if it was asked at all, and has done something else.
+    Silent,
 }
 
 /// How a domain stands still that nobody of us holds.
@@ -204,18 +211,31 @@ fn wait_until_suspended(domain: &Domain, limit: Duration) -> Result<(), SourceEr
 
 /// Takes the request back, or, when the guest has noticed it already, waits for it and lets the guest go on.
 fn take_back(domain: &Domain) -> Result<TakenBack, SourceError> {
-    let node = domain.path("control/shutdown");
-    let error = |error| domain.failed("taking back the request to suspend", error);
-    let withdrawn = domain.store.read(&node).map_err(error)?.as_deref() == Some("suspend");
-    if withdrawn {
-        domain.store.write(&node, "").map_err(error)?;
+    if withdraw(domain)? {
+        return Ok(TakenBack::Withdrawn);
     }
-    // It may have noticed just before, or long ago.
-    match wait_until_suspended(domain, if withdrawn { NOTICE } else { SUSPEND }) {
+    let paused = || domain.info().map(|info| info.paused && !info.suspended());
+    if paused()? {
+        return Ok(TakenBack::Paused);
+    }
+    match wait_until_suspended(domain, SUSPEND) {
         Ok(()) => resume(domain).map(|()| TakenBack::Resumed),
-        Err(SourceError::Timeout { .. }) if withdrawn => Ok(TakenBack::Withdrawn),
-        Err(SourceError::Timeout { .. }) => Ok(TakenBack::Pending),
+        Err(SourceError::Timeout { .. }) if paused()? => Ok(TakenBack::Paused),
+        Err(SourceError::Timeout { .. } | SourceError::Refused { .. }) => Ok(TakenBack::Silent),
         Err(error) => Err(error),
+    }
+}
+
+/// Takes the request back unless the guest has noticed it; whether that was so. Like libxl (`tools/libs/light/libxl_dom_suspend.c`) and
+/// the guest (`shutdown_handler` of Linux' `drivers/xen/manage.c`) in a transaction: one of both has it.
+fn withdraw(domain: &Domain) -> Result<bool, SourceError> {
+    let node = domain.path("control/shutdown");
+    let mut attempts = 0..ATTEMPTS;
+    loop {
+        match domain.store.exchange(&node, "suspend", "") {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && attempts.next().is_some() => {}
+            done => return done.map_err(|error| domain.failed("taking back the request to suspend", error)),
+        }
     }
 }
 

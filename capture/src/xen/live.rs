@@ -16,10 +16,6 @@ use super::sys::ForeignMemory;
 use crate::SourceError;
 use crate::source::{Devices, Dirty, DirtyLog, GuestMemory, Pause, Registers, Remainder, Source};
 
-/// For how many epochs memory stays mapped of which some pages were given back: of a domain that does so all the time, all would be
-/// looked at anew for each epoch. Of those that are found to be gone the epochs are without meanwhile.
-const STALE_EPOCHS: u64 = 8;
-
 /// A live domain.
 pub(super) struct Xen {
     domain: Arc<Domain>,
@@ -35,8 +31,6 @@ pub(super) struct Xen {
 
 struct State {
     memory: Option<Arc<DomainMemory>>,
-    /// How often it was asked for since it was mapped.
-    asked: u64,
     log: Log,
     own: Own,
     name: String,
@@ -62,11 +56,7 @@ impl Xen {
         if logging {
             // What it would end may be another's by now.
             if log::is_being_saved(domain.id) {
-                let reason = format!(
-                    "domain {} is being saved, migrated or replicated, since an earlier varve was killed: wait until that has ended",
-                    domain.name
-                );
-                return Err(SourceError::Unsuitable { reason });
+                return Err(SourceError::Saved);
             }
             // Refused when that varve was killed just before it would have begun.
             let _ = domain.control.log_dirty(domain.id, false);
@@ -95,7 +85,6 @@ impl Xen {
             journal,
             state: Mutex::new(State {
                 memory: None,
-                asked: 0,
                 log: Log::new(emulator),
                 own: Own::default(),
                 name: domain.name.clone(),
@@ -138,11 +127,7 @@ impl Source for Xen {
         let pages = self.domain.info()?.pages;
         let maximum = self.domain.control.maximum_gfn(self.domain.id);
         let maximum = maximum.map_err(|error| self.domain.failed("asking for the domain's memory", error))?;
-        state.asked += 1;
-        let patient = state.asked < STALE_EPOCHS;
-        let same = |memory: &DomainMemory| (memory.pages, memory.maximum) == (pages, maximum);
-        if let Some(memory) =
-            state.memory.clone().filter(|memory| same(memory) && (patient || !memory.is_stale()))
+        if let Some(memory) = state.memory.clone().filter(|memory| memory.serves(pages, maximum))
             && state.own.look(&self.domain, &self.foreign, &memory)?
         {
             return Ok(memory);
@@ -159,7 +144,6 @@ impl Source for Xen {
                 "the domain owned {owned} pages and owns {now} now, or has moved some: mapped anew"
             ));
         }
-        state.asked = 0;
         state.own.look(&self.domain, &self.foreign, &memory)?;
         state.memory = Some(Arc::clone(&memory));
         Ok(memory)

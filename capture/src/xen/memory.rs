@@ -1,7 +1,7 @@
 //! The frames of a domain, mapped.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustc_hash::FxHashMap;
 use varve_formats::{Fault, Gfn, Gpa, PAGE_SIZE, PhysicalMemory, Region};
@@ -20,6 +20,10 @@ const MAX_NUMBER: u64 = 1 << 28;
 /// Most regions that memory is described with; closer runs are joined, and what lies between reads as missing.
 const MAX_REGIONS: usize = 1024;
 
+/// For how many epochs memory stays mapped of which some pages were given back: of a domain that does so all the time, all would be
+/// looked at anew for each epoch. Of those that are found to be gone the epochs are without meanwhile.
+const STALE_EPOCHS: u64 = 8;
+
 /// All frames of a domain that can be mapped.
 pub(super) struct DomainMemory {
     mapping: Mapping,
@@ -29,10 +33,13 @@ pub(super) struct DomainMemory {
     /// Pages the domain had.
     pub(super) pages: u64,
     /// Its highest frame number.
-    pub(super) maximum: Gfn,
+    maximum: Gfn,
     id: u32,
     foreign: Arc<ForeignMemory>,
-    /// Whether a frame that is mapped was found to be gone.
+    /// For how many epochs more it was asked whether it serves.
+    epochs: AtomicU64,
+    /// Whether a frame that is mapped was found to be gone: the domain has given it back. It stays its own, and is counted, as long as it
+    /// is mapped.
     stale: AtomicBool,
 }
 
@@ -68,8 +75,8 @@ impl DomainMemory {
         let mapping = foreign.map(domain.id, &found).map_err(error)?;
         let runs = runs(&found);
         let (regions, foreign) = (regions(&runs), Arc::clone(foreign));
-        let stale = AtomicBool::new(false);
-        Ok(Self { mapping, regions, runs, pages, maximum, id: domain.id, foreign, stale })
+        let (epochs, stale) = (AtomicU64::new(0), AtomicBool::new(false));
+        Ok(Self { mapping, runs, regions, pages, maximum, id: domain.id, foreign, epochs, stale })
     }
 
     /// Whether there is a frame with this number.
@@ -77,9 +84,10 @@ impl DomainMemory {
         self.locate(gfn).is_some()
     }
 
-    /// Whether the domain has given back pages that are mapped. They stay its own, and are counted, as long as they are.
-    pub(super) fn is_stale(&self) -> bool {
-        self.stale.load(Ordering::Relaxed)
+    /// Whether one more epoch can be taken of it, of a domain that now owns so many pages and has this highest frame number.
+    pub(super) fn serves(&self, pages: u64, maximum: Gfn) -> bool {
+        let patient = self.epochs.fetch_add(1, Ordering::Relaxed) + 1 < STALE_EPOCHS;
+        (self.pages, self.maximum) == (pages, maximum) && (patient || !self.stale.load(Ordering::Relaxed))
     }
 
     /// The frames there are, ascending.

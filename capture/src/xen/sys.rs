@@ -272,14 +272,10 @@ impl Bitmap {
 
 impl Drop for Bitmap {
     fn drop(&mut self) {
-        let handle = self.control.handle();
+        let (handle, pages) = (self.control.handle(), pages_of(self.frames));
         // SAFETY: the memory was given out for this buffer, with this many pages.
         unsafe {
-            ffi::xc__hypercall_buffer_free_pages(
-                handle.as_ptr(),
-                &raw mut self.buffer,
-                pages_of(self.frames),
-            );
+            ffi::xc__hypercall_buffer_free_pages(handle.as_ptr(), &raw mut self.buffer, pages);
         }
     }
 }
@@ -311,17 +307,9 @@ impl ForeignMemory {
         let numbers: Vec<u64> = frames.iter().map(|gfn| gfn.0).collect();
         // SAFETY: both arrays have an element for each page; the kernel chooses the place.
         let address = unsafe {
-            let (numbers, failed) = (numbers.as_ptr(), failed.as_mut_ptr());
-            ffi::xenforeignmemory_map2(
-                self.0.as_ptr(),
-                id,
-                ptr::null_mut(),
-                PROT_READ,
-                0,
-                frames.len(),
-                numbers,
-                failed,
-            )
+            let (handle, numbers, failed) = (self.0.as_ptr(), numbers.as_ptr(), failed.as_mut_ptr());
+            let (place, pages) = (ptr::null_mut(), frames.len());
+            ffi::xenforeignmemory_map2(handle, id, place, PROT_READ, 0, pages, numbers, failed)
         };
         let address = NonNull::new(address.cast::<u8>()).ok_or_else(io::Error::last_os_error)?;
         let mapped = failed.iter().map(|error| *error == 0).collect();
@@ -422,11 +410,16 @@ impl Store {
 
     /// The value at `path`; `None` when there is none.
     pub(super) fn read(&self, path: &str) -> io::Result<Option<String>> {
+        self.read_in(0, path)
+    }
+
+    /// The same in a transaction; 0 stands for none.
+    fn read_in(&self, transaction: u32, path: &str) -> io::Result<Option<String>> {
         let path = CString::new(path)?;
         let mut len = 0;
-        // SAFETY: the strings are; 0 stands for no transaction. What comes back is malloc'ed and has `len` bytes.
+        // SAFETY: the path is a string. What comes back is malloc'ed and has `len` bytes.
         let bytes = unsafe {
-            let value = ffi::xs_read(self.handle().as_ptr(), 0, path.as_ptr(), &raw mut len);
+            let value = ffi::xs_read(self.handle().as_ptr(), transaction, path.as_ptr(), &raw mut len);
             if value.is_null() {
                 return none_if_missing(io::Error::last_os_error());
             }
@@ -441,7 +434,7 @@ impl Store {
     pub(super) fn names(&self, path: &str) -> io::Result<Vec<String>> {
         let path = CString::new(path)?;
         let mut count = 0;
-        // SAFETY: as in `read`; one allocation holds the array and the strings.
+        // SAFETY: as in `read_in`; one allocation holds the array and the strings.
         unsafe {
             let list = ffi::xs_directory(self.handle().as_ptr(), 0, path.as_ptr(), &raw mut count);
             if list.is_null() {
@@ -455,20 +448,36 @@ impl Store {
     }
 
     pub(super) fn write(&self, path: &str, value: &str) -> io::Result<()> {
+        self.write_in(0, path, value)
+    }
+
+    fn write_in(&self, transaction: u32, path: &str, value: &str) -> io::Result<()> {
         let path = CString::new(path)?;
+        let (value, len) = (value.as_ptr().cast(), value.len() as u32);
         // SAFETY: `value` has this many bytes.
-        let done = unsafe {
-            let (value, len) = (value.as_ptr().cast(), value.len() as u32);
-            ffi::xs_write(self.handle().as_ptr(), 0, path.as_ptr(), value, len)
-        };
-        if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+        succeeded(unsafe { ffi::xs_write(self.handle().as_ptr(), transaction, path.as_ptr(), value, len) })
+    }
+
+    /// Writes `to` where `from` is, in a transaction; whether it was there. Would block when others wrote meanwhile.
+    pub(super) fn exchange(&self, path: &str, from: &str, to: &str) -> io::Result<bool> {
+        // SAFETY: the handle is open; whatever comes of the transaction, it is ended.
+        let transaction = unsafe { ffi::xs_transaction_start(self.handle().as_ptr()) };
+        succeeded(transaction != 0)?;
+        let there = self.read_in(transaction, path).map(|value| value.as_deref() == Some(from));
+        let there = there.and_then(|there| match there {
+            true => self.write_in(transaction, path, to).map(|()| true),
+            false => Ok(false),
+        });
+        let abort = !matches!(there, Ok(true));
+        // SAFETY: as above.
+        let ended = unsafe { ffi::xs_transaction_end(self.handle().as_ptr(), transaction, abort) };
+        if abort { there } else { succeeded(ended).map(|()| true) }
     }
 
     /// Tells xenstore that a domain which had shut down runs again.
     pub(super) fn resumed(&self, id: u32) -> io::Result<()> {
         // SAFETY: numbers only.
-        let done = unsafe { ffi::xs_resume_domain(self.handle().as_ptr(), id) };
-        if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+        succeeded(unsafe { ffi::xs_resume_domain(self.handle().as_ptr(), id) })
     }
 }
 
@@ -477,6 +486,10 @@ impl Drop for Store {
         // SAFETY: nothing uses the handle afterwards.
         unsafe { ffi::xs_close(self.handle().as_ptr()) };
     }
+}
+
+fn succeeded(done: bool) -> io::Result<()> {
+    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn none_if_missing<T>(error: io::Error) -> io::Result<Option<T>> {
