@@ -29,7 +29,7 @@ const JOURNAL: &str = "/var/log/varve/gate-web1.jsonl";
 /// How long an emulated host may take for what does not depend on anything but its speed.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// How often a gate is killed.
+/// How often a gate is killed at its work, and as often while it begins.
 const KILLS: usize = 3;
 
 /// A guest that sends numbered packets, and the host that has it.
@@ -224,14 +224,22 @@ fn a_scanner_that_dies_or_hangs_is_replaced_and_nothing_leaks_meanwhile() {
 fn a_gate_that_is_killed_leaves_packets_held_and_the_next_goes_on() {
     let mut scene = Scene::new(POLICY);
     let mut seed = 0x9e37_79b9_u64;
-    for _ in 0..KILLS {
+    for kill in 0..2 * KILLS {
+        let begun = scene.host.lines_now(JOURNAL, "\"begin\"");
         scene.begin("--interval 200ms");
-        scene.more_releases(2);
+        scene.lines(JOURNAL, "\"begin\"", begun + 1);
+        if kill % 2 == 0 {
+            scene.more_releases(2);
+        }
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let after_ms = seed >> 33 & 0x3ff;
         scene
             .host
             .script("web1", &format!("sleep 0.{after_ms:03}; kill -9 $(pgrep -xf 'varve --json gate.*')"));
+        println!(
+            "killed after {after_ms} ms: {}",
+            scene.host.script("web1", &format!("tail -n 1 {JOURNAL}")).trim()
+        );
         scene.end();
         let before = scene.packets();
         scene.host.script("web1", "sleep 2");
