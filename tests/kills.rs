@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 use varve_fixtures::{Guest, GuestConfig};
 
-use crate::support::{Archive, text};
+use crate::support::{Archive, text, times};
 
 /// Kills of an import, and of a live capture, in one run of the suite; `VARVE_KILLS` asks for another number.
 const IMPORT_KILLS: usize = 40;
@@ -25,7 +25,7 @@ const FRAMES: usize = 512;
 
 #[test]
 fn an_import_killed_at_any_moment_loses_no_acknowledged_epoch() {
-    let kills = kills(IMPORT_KILLS);
+    let kills = times("VARVE_KILLS", IMPORT_KILLS);
     let archive = Archive::create();
     let images: Vec<PathBuf> = (0..IMAGES).map(|number| archive.beside(&format!("{number}.raw"))).collect();
     for (number, image) in images.iter().enumerate() {
@@ -64,7 +64,7 @@ fn a_capture_killed_at_any_moment_loses_no_acknowledged_epoch_and_the_guest_runs
     let archive = Archive::create();
     let source = format!("qemu:{}", text(&guest.qmp_socket()));
     let mut acknowledged = HashMap::new();
-    for _ in 0..kills(CAPTURE_KILLS) {
+    for _ in 0..times("VARVE_KILLS", CAPTURE_KILLS) {
         let mut child = archive.command();
         child.args(["--json", "capture", &source, "--interval", "50ms"]);
         acknowledged.extend(kill_after(&mut child, random(1500)));
@@ -78,10 +78,6 @@ fn a_capture_killed_at_any_moment_loses_no_acknowledged_epoch_and_the_guest_runs
         }
     }
     archive.run(&["check", "--read-data"]).expect_status(0);
-}
-
-fn kills(usual: usize) -> usize {
-    std::env::var("VARVE_KILLS").map_or(usual, |text| text.parse().unwrap())
 }
 
 /// Starts a command, kills it after `delay`, and gives the epochs it acknowledged, with their ids.

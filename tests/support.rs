@@ -1,12 +1,19 @@
-//! Runs the `varve` command.
+//! Runs the `varve` command, and how often.
 
 use std::io::{BufRead, BufReader, Read};
+use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::str::FromStr;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+
+/// How often something is done, which an environment variable may say otherwise (docs/development.md).
+pub(crate) fn times<N: FromStr<Err = ParseIntError>>(variable: &str, otherwise: N) -> N {
+    std::env::var(variable).map_or(otherwise, |number| number.parse().unwrap())
+}
 
 /// An archive in a folder of its own, and the command to use it with.
 pub(crate) struct Archive {

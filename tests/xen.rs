@@ -19,6 +19,7 @@ mod trace;
 use serde_json::Value;
 use varve_fixtures::{Process, Truth, XenGuest};
 
+use crate::support::times;
 use host::{Host, host};
 
 /// What `/proc` and the views both tell of a process.
@@ -108,7 +109,7 @@ fn epochs_follow_each_other_under_load_and_the_pauses_are_split() {
 
 #[test]
 fn a_capture_that_is_killed_loses_no_epoch_and_the_next_lets_the_domain_go() {
-    let kills: u32 = std::env::var("VARVE_XEN_KILLS").ok().map_or(50, |kills| kills.parse().unwrap());
+    let kills = times("VARVE_XEN_KILLS", 50);
     let mut host = host();
     let mut guest = host.guest("killed");
     guest.spawn("workload", 1000, "/usr/bin/python3", &["/usr/lib/varve/workload.py", "2", "8"]).unwrap();
@@ -150,18 +151,20 @@ fn a_capture_that_is_killed_loses_no_epoch_and_the_next_lets_the_domain_go() {
     let lines = host.json("killed", &["capture", "xen:killed", "--epochs", "1"], 0);
     acknowledged.push(lines[0]["id"].as_str().unwrap().to_owned());
     assert!(guest.truth().is_ok(), "the guest answers");
-    let node = format!("/local/domain/{}/control/shutdown", host.script("killed", "xl domid killed").trim());
+    let domain = format!("/local/domain/{}", host.script("killed", "xl domid killed").trim());
     // What is left by one that is killed just before it asks the domain to suspend itself, or when it has just taken that back.
-    let about_to_ask = "printf S- >/run/varve/xen-$(xl domid killed)-$(basename $(xenstore-read /local/domain/$(xl domid killed)/vm))";
+    let about_to_ask =
+        format!("printf S- >/run/varve/xen-$(basename {domain})-$(basename $(xenstore-read {domain}/vm))");
     host.script("killed", &format!("xl pause killed\n{about_to_ask}"));
     let refused = host.varve("killed", &["capture", "xen:killed", "--epochs", "1"]);
     assert!(refused.status == Some(1) && refused.output.contains("unpause it"), "{}", refused.output);
     // The domain does not notice that it is asked.
-    host.script("killed", &format!("xenstore-write {node} suspend"));
+    host.script("killed", &format!("xenstore-write {domain}/control/shutdown suspend"));
     host.json("killed", &["capture", "xen:killed", "--epochs", "1"], 0);
     host.script("killed", &format!("xl unpause killed\n{about_to_ask}"));
     host.json("killed", &["capture", "xen:killed", "--epochs", "1"], 0);
-    assert_eq!(host.script("killed", &format!("xenstore-read {node}")).trim(), "", "nobody asks");
+    let asked = host.script("killed", &format!("xenstore-read {domain}/control/shutdown"));
+    assert_eq!(asked.trim(), "", "nobody asks");
     assert!(guest.truth().is_ok(), "the guest answers");
     let kept = host.json("killed", &["epochs"], 0);
     let kept: Vec<&str> = kept.iter().map(|epoch| epoch["id"].as_str().unwrap()).collect();

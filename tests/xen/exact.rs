@@ -7,7 +7,7 @@ use serde_json::Value;
 use varve_fixtures::{Hypervisor, LabError, XenGuest, digest};
 
 use super::host::{Host, host};
-use crate::support::{Archive, text};
+use crate::support::{Archive, text, times};
 
 /// Starts a capture and pings, which go on until they are told to end.
 const BEGIN: &str =
@@ -43,17 +43,12 @@ struct Copied {
 
 #[test]
 fn epochs_of_a_paused_domain_are_its_memory() {
-    epochs_are_its_memory("pause", rounds(10));
+    epochs_are_its_memory("pause", times("VARVE_ROUNDS", 10));
 }
 
 #[test]
 fn epochs_of_a_suspended_domain_are_its_memory() {
-    epochs_are_its_memory("suspend", rounds(5));
-}
-
-/// How many copies are compared.
-fn rounds(otherwise: usize) -> usize {
-    std::env::var("VARVE_ROUNDS").map_or(otherwise, |rounds| rounds.parse().unwrap())
+    epochs_are_its_memory("suspend", times("VARVE_ROUNDS", 5));
 }
 
 /// The domain is held by hand for the epochs that are compared, since nobody else can look in varve's own pauses. The epochs

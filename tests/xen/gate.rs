@@ -9,6 +9,7 @@ use varve_fixtures::XenGuest;
 
 use self::evidence::Evidence;
 use super::host::{Lease, host};
+use crate::support::times;
 
 /// As patient as an emulated host needs.
 const POLICY: &str = r#"[process]
@@ -126,14 +127,10 @@ impl Scene {
     }
 }
 
-fn epochs(otherwise: u64) -> u64 {
-    std::env::var("VARVE_GATE_EPOCHS").map_or(otherwise, |epochs| epochs.parse().unwrap())
-}
-
 #[test]
 fn packets_leave_in_order_when_their_epoch_is_durable_and_has_passed() {
     let mut scene = Scene::new(POLICY);
-    let epochs = epochs(300);
+    let epochs: u64 = times("VARVE_GATE_EPOCHS", 300);
     scene.begin(&format!("--interval 200ms --epochs {epochs} --metrics /tmp/gate.prom"));
     let gated = scene.end_within(Duration::from_secs(60 + epochs * 20));
     assert_eq!(gated.status, 0, "{}", gated.said);

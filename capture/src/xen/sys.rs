@@ -463,15 +463,14 @@ impl Store {
         // SAFETY: the handle is open; whatever comes of the transaction, it is ended.
         let transaction = unsafe { ffi::xs_transaction_start(self.handle().as_ptr()) };
         succeeded(transaction != 0)?;
-        let there = self.read_in(transaction, path).map(|value| value.as_deref() == Some(from));
-        let there = there.and_then(|there| match there {
+        let there = self.read_in(transaction, path).and_then(|value| match value.as_deref() == Some(from) {
             true => self.write_in(transaction, path, to).map(|()| true),
             false => Ok(false),
         });
         let abort = !matches!(there, Ok(true));
         // SAFETY: as above.
-        let ended = unsafe { ffi::xs_transaction_end(self.handle().as_ptr(), transaction, abort) };
-        if abort { there } else { succeeded(ended).map(|()| true) }
+        let ended = succeeded(unsafe { ffi::xs_transaction_end(self.handle().as_ptr(), transaction, abort) });
+        if abort { there } else { ended.map(|()| true) }
     }
 
     /// Tells xenstore that a domain which had shut down runs again.
