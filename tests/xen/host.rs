@@ -1,11 +1,11 @@
-//! One Xen host for all tests, with the `varve` command in its dom0. Each test has a guest of its own.
+//! Xen hosts that tests use in turn, with the `varve` command in their dom0. Each test has a guest of its own.
 //!
-//! It is the lab's, or the one that the tests run on, when `VARVE_XEN_FILES` names the folder that `scripts/xen-tests` made.
+//! They are the lab's, or the one that the tests run on, when `VARVE_XEN_FILES` names the folder that `scripts/xen-tests` made.
 
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -30,61 +30,102 @@ pub(crate) const GUEST_MIB: u32 = 144;
 /// The host, and where the archives are: each guest's in one of its own.
 pub(crate) struct Host(XenHost);
 
-/// The host, while one test has it.
+/// How many tests have a host at the same time, at most. Each wants a processor and 2 GiB of memory.
+const PLACES: usize = 2;
+
+/// The places that no test has, each with the host that its last test left.
+static FREE: LazyLock<Mutex<Vec<Option<Host>>>> =
+    LazyLock::new(|| Mutex::new(std::iter::repeat_with(|| None).take(PLACES).collect()));
+
+/// Tells that there are more of them.
+static FREED: Condvar = Condvar::new();
+
+/// A host, while one test has it.
 pub(crate) struct Lease {
-    host: MutexGuard<'static, Option<Host>>,
+    /// There until the test ends, once it has been booted.
+    host: Option<Host>,
+    /// Whether it ends with this test.
+    own: bool,
     /// Where its console was when the test began.
     console: u64,
-    /// Whether it ends with the test.
-    ends: bool,
+    /// This test's places, and who waits there. That of a host that is shared was taken out.
+    places: Vec<Option<Host>>,
+}
+
+impl Lease {
+    /// Waits for so many places.
+    fn of(count: usize, own: bool) -> Self {
+        // One after the other: who waits for all places would see others go before them for ever.
+        static NEXT: Mutex<()> = Mutex::new(());
+        let _next = lock(&NEXT);
+        let mut free = lock(&FREE);
+        while free.len() < count {
+            free = FREED.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+        // The last was used last: its host is there, unless a test has failed.
+        let left = free.len() - count;
+        let mut lease = Self { host: None, own, console: 0, places: free.split_off(left) };
+        if !own {
+            lease.host = lease.places.pop().flatten();
+        }
+        lease
+    }
+
+    /// The host is booted unless there is one.
+    fn or_boot(mut self, boot: impl FnOnce() -> Host) -> Self {
+        let host = self.host.take().unwrap_or_else(boot);
+        (_, self.console) = host.0.console_since(0);
+        self.host = Some(host);
+        self
+    }
 }
 
 impl Drop for Lease {
     /// Hands the host on. That of a test that fails ends: what is left there is no other test's concern. It first shows what
     /// ended a domain meanwhile: `scripts/test` tells by it whether that was the emulator.
     fn drop(&mut self) {
-        let Some(host) = self.host.as_mut() else { return };
-        let mut ends = self.ends;
-        if std::thread::panicking() {
-            let (console, _) = host.0.console_since(self.console);
+        let mut host = self.host.take();
+        if let Some(failed) = host.take_if(|_| std::thread::panicking()) {
+            let (console, _) = failed.0.console_since(self.console);
             if let Some(at) = console.find("Triple fault") {
                 let shown: Vec<&str> = console[at..].lines().take(12).collect();
                 eprintln!("on Xen's console: {}", shown.join("\n"));
             }
-            ends = true;
-        } else if !ends && let Err(error) = host.0.script(CLEAN) {
-            eprintln!("a host that cannot be handed on: {error}");
-            ends = true;
         }
-        if ends {
-            *self.host = None;
+        if !self.own {
+            self.places.push(host.and_then(Host::cleaned));
         }
+        lock(&FREE).append(&mut self.places);
+        FREED.notify_all();
     }
 }
 
-/// The host, which is booted when there is none.
+/// A host, which is booted when none is idle.
 pub(crate) fn host() -> Lease {
-    let mut host = lock();
-    let here = host.get_or_insert_with(|| match std::env::var_os("VARVE_XEN_FILES") {
+    Lease::of(1, false).or_boot(first)
+}
+
+/// The same, and no other host is at work meanwhile.
+pub(crate) fn host_alone() -> Lease {
+    Lease::of(PLACES, false).or_boot(first)
+}
+
+/// A host of the lab's for one test.
+pub(crate) fn host_of(xen: Xen) -> Lease {
+    Lease::of(1, true).or_boot(|| Host::boot(xen))
+}
+
+/// One that tests share.
+fn first() -> Host {
+    match std::env::var_os("VARVE_XEN_FILES") {
         Some(folder) => Host::here(folder.as_ref()),
         None => Host::boot(Xen::Bookworm),
-    });
-    let (_, console) = here.0.console_since(0);
-    Lease { host, console, ends: false }
+    }
 }
 
-/// A host of the lab's for one test, in the place of the other: both at work would only take each other's time.
-pub(crate) fn host_of(xen: Xen) -> Lease {
-    let mut host = lock();
-    *host = None;
-    *host = Some(Host::boot(xen));
-    Lease { host, console: 0, ends: true }
-}
-
-/// Poisoned or not: the host of a test that failed has ended.
-fn lock() -> MutexGuard<'static, Option<Host>> {
-    static HOST: Mutex<Option<Host>> = Mutex::new(None);
-    HOST.lock().unwrap_or_else(PoisonError::into_inner)
+/// Poisoned or not: what a lock guards here is whole at any time.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Deref for Lease {
@@ -101,11 +142,15 @@ impl DerefMut for Lease {
     }
 }
 
+/// Locked by who builds the command for a Xen: one folder serves all releases, for they share most of what is built.
+pub(crate) fn building() -> MutexGuard<'static, ()> {
+    static BUILDING: Mutex<()> = Mutex::new(());
+    lock(&BUILDING)
+}
+
 /// Builds the command for a release of Xen and returns its bytes, without debug information.
 fn build(xen: Xen) -> Vec<u8> {
-    // One folder serves all releases, for they share most of what is built.
-    static BUILDING: Mutex<()> = Mutex::new(());
-    let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _building = building();
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("xen");
     let mut cargo = Command::new("scripts/with-xen");
     cargo.arg(xen.suite()).args(["cargo", "build", "--release", "--features", "xen", "--bin", "varve"]);
@@ -135,6 +180,15 @@ impl Host {
     fn with(mut host: XenHost, varve: &[u8]) -> Self {
         host.put("/run/lab/bin/varve", 0o755, varve).unwrap();
         Self(host)
+    }
+
+    /// Itself, without what a test has left there; unless that cannot be had.
+    fn cleaned(mut self) -> Option<Self> {
+        self.0
+            .script(CLEAN)
+            .inspect_err(|error| eprintln!("a host that cannot be handed on: {error}"))
+            .ok()?;
+        Some(self)
     }
 
     /// A network card of dom0's that leads nowhere.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use varve_fixtures::Xen;
 
-use super::host::host_of;
+use super::host::{building, host_of};
 
 /// One that does a bit of everything to a domain, which it destroys in the end.
 const TEST: &str = "xen::what_happens_to_a_domain_under_a_capture_is_said";
@@ -33,9 +33,11 @@ fn the_tests_run_on_a_host_of_ones_own_and_leave_nothing() {
     let mut host = host_of(Xen::Bookworm);
     let folder = tempfile::tempdir().unwrap();
     let packed = folder.path().join("varve-tests");
+    let building = building();
     let made =
         Command::new("scripts/xen-tests").arg(&packed).current_dir(env!("CARGO_MANIFEST_DIR")).status();
     assert!(made.unwrap().success());
+    drop(building);
     let tar = folder.path().join("tar");
     let pack =
         Command::new("tar").arg("-cf").arg(&tar).arg("-C").arg(folder.path()).arg("varve-tests").status();

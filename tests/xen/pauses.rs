@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::host::{Host, host};
+use super::host::{Host, host_alone};
 use super::trace;
 
 /// Epochs of varve and checkpoints of Remus are this far apart.
@@ -43,7 +43,7 @@ const SAVE: &str = "xl save -c pauses /tmp/save >/dev/null 2>&1\nrm /tmp/save";
 
 #[test]
 fn a_pause_is_at_most_half_of_remus_and_a_tenth_of_xl_save() {
-    let mut host = host();
+    let mut host = host_alone();
     let mut guest = host.guest("pauses");
     guest.start_workload(4, 16).unwrap();
     // A processor that is never idle: Xen's trace does not show the pause of one that waits anyway.
