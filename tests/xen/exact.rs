@@ -30,12 +30,12 @@ xl debug-keys g
 xl dmesg | grep -o '\\[0x.*' || true";
 
 /// Digests of frames by their number.
-type Copy = BTreeMap<u64, u64>;
+pub(super) type Copy = BTreeMap<u64, u64>;
 
 /// An epoch, and what the domain was while it was taken.
-struct Copied {
-    epoch: u64,
-    frames: Copy,
+pub(super) struct Copied {
+    pub(super) epoch: u64,
+    pub(super) frames: Copy,
     /// Frames that a backend has mapped, such as the rings of a network card. Xen notes what is written to them through that
     /// mapping when it ends.
     rings: BTreeSet<u64>,
@@ -110,7 +110,7 @@ fn compare(archive: &Archive, epochs: &[Value], copies: &[Copied], events: &BTre
 }
 
 /// A copy of a domain that stands still and the number of an epoch taken between two looks at it that saw the same.
-fn copy_of_an_epoch(host: &mut Host, guest: &XenGuest, frames: &[u64]) -> Copied {
+pub(super) fn copy_of_an_epoch(host: &mut Host, guest: &XenGuest, frames: &[u64]) -> Copied {
     for _ in 0..20 {
         let before = copy(guest, frames);
         // The next may have begun before; that behind it has not.
@@ -182,7 +182,7 @@ pub(super) fn archived(archive: &Archive, epoch: u64) -> Copy {
     found
 }
 
-fn differing(one: &Copy, other: &Copy) -> BTreeSet<u64> {
+pub(super) fn differing(one: &Copy, other: &Copy) -> BTreeSet<u64> {
     let numbers = one.keys().chain(other.keys());
     numbers.filter(|number| one.get(number) != other.get(number)).copied().collect()
 }

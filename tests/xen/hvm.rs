@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use varve_fixtures::{XenGuestConfig, XenGuestKind, digest};
+use varve_fixtures::{Hypervisor, XenGuestConfig, XenGuestKind, digest};
 
-use super::exact::archived;
+use super::exact::{archived, copy_of_an_epoch, differing};
 use super::host::{GUEST_MIB, host};
 use super::{lists_agree, undisturbed_epoch};
 
@@ -15,6 +15,9 @@ const DISK: &str = "head -c 4194304 /dev/urandom >/run/lab/emulated; losetup --f
 const DRIVER: &str = "for name in scsi_common scsi_mod libata ata_piix sd_mod; do \
                       [ ! -e /lib/varve/$name.ko ] || busybox insmod /lib/varve/$name.ko; done; \
                       until [ -b /dev/sda ]; do sleep 0.1; done";
+
+/// Reads the emulated disk. Somebody keeps it open: the last to close a disk takes its pages out of memory.
+const READ: &str = "exec 3</dev/sda; sleep infinity >/dev/null 2>&1 & cat /dev/sda >/dev/null";
 
 #[test]
 fn an_emulated_machine_is_captured_with_what_its_emulator_writes() {
@@ -34,15 +37,29 @@ fn an_emulated_machine_is_captured_with_what_its_emulator_writes() {
     let (epoch, truth) = undisturbed_epoch(&mut host, &mut guest, &[]);
     lists_agree(&mut host, "web1", epoch, &truth);
 
+    let frames: Vec<u64> = guest.digests().unwrap().into_iter().map(|(frame, _)| frame).collect();
     host.begin_capture("web1", "--interval 300ms", 2);
-    guest.script("cat /dev/sda >/dev/null").unwrap();
-    host.more_epochs("web1", 2);
+    guest.script(READ).unwrap();
+    guest.host_mut().pause().unwrap();
+    let copied = copy_of_an_epoch(&mut host, &guest, &frames);
+    guest.host_mut().resume().unwrap();
     host.end_capture("web1");
-    let last = host.json("web1", &["epochs"], 0).len() as u64 - 1;
     let archive = host.bring("web1");
-    let memory: HashSet<u64> = archived(&archive, last).into_values().collect();
-    let missing = content.chunks(4096).filter(|page| !memory.contains(&digest(page))).count();
-    assert_eq!(missing, 0, "pages of the disk that the guest has read and epoch {last} has not");
+
+    let pages: HashSet<u64> = content.chunks(4096).map(digest).collect();
+    let memory: HashSet<u64> = copied.frames.values().copied().collect();
+    assert_eq!(
+        pages.difference(&memory).count(),
+        0,
+        "pages of the disk are not in the guest that has read it"
+    );
+    let epoch = &archive.json(&["epochs"], 0)[copied.epoch as usize];
+    let different = differing(&archived(&archive, copied.epoch), &copied.frames);
+    println!("of {} frames, different: {different:x?}; {epoch}", frames.len());
+    let of_the_disk = |frame: &u64| copied.frames.get(frame).is_some_and(|digest| pages.contains(digest));
+    assert!(!different.iter().any(of_the_disk), "{different:x?}, {epoch}");
+    // As with others, Xen tells it of events in three frames, and does not note that.
+    assert!(different.len() as u64 <= epoch["residue"].as_u64().unwrap() + 3, "{different:x?}, {epoch}");
 
     for arguments in [&["capture", "xen:web1", "--quiesce", "suspend"][..], &["rollback", "0"]] {
         let refused = host.varve("web1", arguments);
