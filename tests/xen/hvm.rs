@@ -19,6 +19,10 @@ const DRIVER: &str = "for name in scsi_common scsi_mod libata ata_piix sd_mod; d
 /// Reads the emulated disk. Somebody keeps it open: the last to close a disk takes its pages out of memory.
 const READ: &str = "exec 3</dev/sda; sleep infinity >/dev/null 2>&1 & cat /dev/sda >/dev/null";
 
+/// What is left by a capture that is killed just before it tells the emulator.
+const ABOUT_TO_TELL: &str = "domain=$(xl domid web1)
+printf -- -L >/run/varve/xen-$domain-$(basename $(xenstore-read /local/domain/$domain/vm))";
+
 #[test]
 fn an_emulated_machine_is_captured_with_what_its_emulator_writes() {
     let mut host = host();
@@ -60,6 +64,15 @@ fn an_emulated_machine_is_captured_with_what_its_emulator_writes() {
     assert!(!different.iter().any(of_the_disk), "{different:x?}, {epoch}");
     // As with others, Xen tells it of events in three frames, and does not note that.
     assert!(different.len() as u64 <= epoch["residue"].as_u64().unwrap() + 3, "{different:x?}, {epoch}");
+
+    // The next takes back what one that was killed has told the emulator, or was about to tell it.
+    host.begin_capture("web1", "--interval 300ms", 2);
+    host.script("web1", "kill -9 $(cat /tmp/capture)");
+    for left in ["true", ABOUT_TO_TELL] {
+        host.script("web1", left);
+        host.json("web1", &["capture", "xen:web1", "--epochs", "1"], 0);
+        guest.script("cat /dev/sda >/dev/null").expect("the guest has its devices");
+    }
 
     for arguments in [&["capture", "xen:web1", "--quiesce", "suspend"][..], &["rollback", "0"]] {
         let refused = host.varve("web1", arguments);

@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::domain::{Domain, failed};
 use crate::SourceError;
@@ -41,16 +41,57 @@ impl Emulator {
         Ok(emulated.then_some(Self { socket }))
     }
 
-    /// Has it tell Xen of what it writes, or no longer.
+    /// Has it tell Xen of what it writes, or no longer; whether or not it does already.
+    ///
+    /// QEMU aborts, and the domain is without devices, when it is to end what it does not do (`memory_global_dirty_log_do_stop` of its
+    /// `system/memory.c`, since 6.2): it begins first. Nobody comes in between, for it serves one client at a time.
     pub(super) fn tell(&self, on: bool) -> Result<(), SourceError> {
-        // Connected no longer than that takes: QEMU serves one client at a time, and libxl is another.
-        let told = Qmp::connect(&self.socket, LIMIT)
-            .and_then(|mut qmp| qmp.execute("xen-set-global-dirty-log", json!({ "enable": on }), LIMIT));
-        told.map(drop).map_err(|error| SourceError::Unsuitable {
+        self.told(on).map_err(|error| SourceError::Unsuitable {
             reason: format!(
                 "the domain's devices are emulated, and their emulator cannot be told to let Xen know what it writes, which an \
                  epoch would not have: {error}"
             ),
         })
+    }
+
+    fn told(&self, on: bool) -> Result<(), SourceError> {
+        // Connected no longer than that takes: libxl is another client.
+        let mut qmp = Qmp::connect(&self.socket, LIMIT)?;
+        let version = qmp.execute("query-version", json!({}), LIMIT)?;
+        if aborts_when_told_twice(&version) {
+            let reason = "QEMU 6.2 ends, and its domain with it, when it is told so twice: have the domain use another".to_owned();
+            return Err(SourceError::Unsuitable { reason });
+        }
+        let mut set =
+            |enable: bool| qmp.execute("xen-set-global-dirty-log", json!({ "enable": enable }), LIMIT);
+        set(true)?;
+        if !on {
+            set(false)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a QEMU of this version aborts when it is to begin what it does already: `memory_global_dirty_log_start` of 6.2 alone.
+fn aborts_when_told_twice(version: &Value) -> bool {
+    let number = |of: &str| version.pointer(of).and_then(Value::as_u64);
+    (number("/qemu/major"), number("/qemu/minor")) == (Some(6), Some(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::aborts_when_told_twice;
+
+    #[test]
+    fn one_version_aborts_when_told_twice() {
+        let aborts = |major: u8, minor: u8| {
+            aborts_when_told_twice(
+                &json!({ "qemu": { "major": major, "minor": minor, "micro": 0 }, "package": "" }),
+            )
+        };
+        assert!(aborts(6, 2));
+        assert!(!aborts(4, 2) && !aborts(6, 1) && !aborts(7, 2) && !aborts(10, 0));
     }
 }
