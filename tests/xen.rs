@@ -153,15 +153,16 @@ fn a_capture_that_is_killed_loses_no_epoch_and_the_next_lets_the_domain_go() {
     assert!(guest.truth().is_ok(), "the guest answers");
     let domain = format!("/local/domain/{}", host.script("killed", "xl domid killed").trim());
     // What is left by one that is killed just before it asks the domain to suspend itself, or when it has just taken that back.
-    let about_to_ask =
-        format!("printf S- >/run/varve/xen-$(basename {domain})-$(basename $(xenstore-read {domain}/vm))");
-    host.script("killed", &format!("xl pause killed\n{about_to_ask}"));
+    let about_to_ask = "S-";
+    host.script("killed", "xl pause killed");
+    host.leave_journal("killed", about_to_ask);
     let refused = host.varve("killed", &["capture", "xen:killed", "--epochs", "1"]);
     assert!(refused.status == Some(1) && refused.output.contains("unpause it"), "{}", refused.output);
     // The domain does not notice that it is asked.
     host.script("killed", &format!("xenstore-write {domain}/control/shutdown suspend"));
     host.json("killed", &["capture", "xen:killed", "--epochs", "1"], 0);
-    host.script("killed", &format!("xl unpause killed\n{about_to_ask}"));
+    host.script("killed", "xl unpause killed");
+    host.leave_journal("killed", about_to_ask);
     host.json("killed", &["capture", "xen:killed", "--epochs", "1"], 0);
     let asked = host.script("killed", &format!("xenstore-read {domain}/control/shutdown"));
     assert_eq!(asked.trim(), "", "nobody asks");

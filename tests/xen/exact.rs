@@ -30,7 +30,7 @@ xl debug-keys g
 xl dmesg | grep -o '\\[0x.*' || true";
 
 /// Digests of frames by their number.
-pub(super) type Copy = BTreeMap<u64, u64>;
+type Copy = BTreeMap<u64, u64>;
 
 /// An epoch, and what the domain was while it was taken.
 pub(super) struct Copied {
@@ -57,7 +57,7 @@ fn epochs_are_its_memory(hold: &str, rounds: usize) {
     let mut host = host();
     let mut guest = host.guest_at("web1", "10.9.0.2");
     guest.start_workload(4, 16).unwrap();
-    let frames: Vec<u64> = guest.digests().unwrap().into_iter().map(|(frame, _)| frame).collect();
+    let frames = frames(&guest);
     let events = events(&mut guest);
     host.script("web1", &BEGIN.replace("HOLD", hold));
     let mut copies = Vec::new();
@@ -76,8 +76,7 @@ fn epochs_are_its_memory(hold: &str, rounds: usize) {
     let packets = guest.read_file("/sys/class/net/eth0/statistics/rx_packets").unwrap();
     let packets: u64 = String::from_utf8_lossy(&packets).trim().parse().unwrap();
     assert!(packets > 100 * rounds as u64, "{packets} packets came in");
-    let now = guest.digests().unwrap();
-    assert!(now.iter().map(|(frame, _)| frame).eq(&frames), "no frame comes or goes");
+    assert_eq!(self::frames(&guest), frames, "no frame comes or goes");
     println!("{hold}: {packets} packets came in; {}", host.script("web1", END));
     let archive = host.bring("web1");
     // Another test may have the host meanwhile.
@@ -150,6 +149,11 @@ fn events(guest: &mut XenGuest) -> BTreeSet<u64> {
         frames.collect::<Result<_, LabError>>()
     });
     found.unwrap().unwrap()
+}
+
+/// The numbers of the frames that there are, ascending.
+pub(super) fn frames(guest: &XenGuest) -> Vec<u64> {
+    guest.digests().unwrap().into_iter().map(|(frame, _)| frame).collect()
 }
 
 /// The frames that there are, looked at now.

@@ -293,6 +293,17 @@ agent await 100 1 summary /tmp/epochs || { cat /tmp/said; exit 1; }",
         );
     }
 
+    /// Leaves the journal of a capture that was killed: two letters (`capture/src/xen/journal.rs`).
+    pub(crate) fn leave_journal(&mut self, name: &str, letters: &str) {
+        self.script(
+            name,
+            &format!(
+                "domain=$(xl domid {name})
+printf -- {letters} >/run/varve/xen-$domain-$(basename $(xenstore-read /local/domain/$domain/vm))"
+            ),
+        );
+    }
+
     /// How many lines of a file in dom0 hold a text.
     pub(crate) fn lines_now(&mut self, path: &str, text: &str) -> usize {
         self.0.run("agent", &["await", "0", "+0", text, path]).unwrap().output.trim().parse().unwrap()

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use varve_fixtures::{Hypervisor, XenGuestConfig, XenGuestKind, digest};
 
-use super::exact::{archived, copy_of_an_epoch, differing};
+use super::exact::{archived, copy_of_an_epoch, differing, frames};
 use super::host::{GUEST_MIB, host};
 use super::{lists_agree, undisturbed_epoch};
 
@@ -19,9 +19,8 @@ const DRIVER: &str = "for name in scsi_common scsi_mod libata ata_piix sd_mod; d
 /// Reads the emulated disk. Somebody keeps it open: the last to close a disk takes its pages out of memory.
 const READ: &str = "exec 3</dev/sda; sleep infinity >/dev/null 2>&1 & cat /dev/sda >/dev/null";
 
-/// What is left by a capture that is killed just before it tells the emulator.
-const ABOUT_TO_TELL: &str = "domain=$(xl domid web1)
-printf -- -L >/run/varve/xen-$domain-$(basename $(xenstore-read /local/domain/$domain/vm))";
+/// Reads it again, from its device.
+const READ_AGAIN: &str = "echo 1 >/proc/sys/vm/drop_caches; cat /dev/sda >/dev/null";
 
 #[test]
 fn an_emulated_machine_is_captured_with_what_its_emulator_writes() {
@@ -41,7 +40,7 @@ fn an_emulated_machine_is_captured_with_what_its_emulator_writes() {
     let (epoch, truth) = undisturbed_epoch(&mut host, &mut guest, &[]);
     lists_agree(&mut host, "web1", epoch, &truth);
 
-    let frames: Vec<u64> = guest.digests().unwrap().into_iter().map(|(frame, _)| frame).collect();
+    let frames = frames(&guest);
     host.begin_capture("web1", "--interval 300ms", 2);
     guest.script(READ).unwrap();
     guest.host_mut().pause().unwrap();
@@ -68,10 +67,12 @@ fn an_emulated_machine_is_captured_with_what_its_emulator_writes() {
     // The next takes back what one that was killed has told the emulator, or was about to tell it.
     host.begin_capture("web1", "--interval 300ms", 2);
     host.script("web1", "kill -9 $(cat /tmp/capture)");
-    for left in ["true", ABOUT_TO_TELL] {
-        host.script("web1", left);
+    for about_to_tell in [false, true] {
+        if about_to_tell {
+            host.leave_journal("web1", "-L");
+        }
         host.json("web1", &["capture", "xen:web1", "--epochs", "1"], 0);
-        guest.script("cat /dev/sda >/dev/null").expect("the guest has its devices");
+        guest.script(READ_AGAIN).expect("the guest has its devices");
     }
 
     for arguments in [&["capture", "xen:web1", "--quiesce", "suspend"][..], &["rollback", "0"]] {

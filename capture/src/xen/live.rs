@@ -58,10 +58,7 @@ impl Xen {
             if log::is_being_saved(domain.id) {
                 return Err(SourceError::Saved);
             }
-            // Refused when that varve was killed just before it would have begun.
-            let _ = domain.control.log_dirty(domain.id, false);
-            let _ = emulator.as_ref().map(|emulator| emulator.tell(false));
-            journal.logging(false)?;
+            log::stop(&domain, emulator.as_ref(), &journal)?;
         }
         if !domain.info()?.hvm {
             let reason = format!(

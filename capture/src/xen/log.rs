@@ -39,6 +39,18 @@ fn saves(line: &[u8], id: u32) -> bool {
     }
 }
 
+/// Ends the recording, whoever began it.
+pub(super) fn stop(
+    domain: &Domain,
+    emulator: Option<&Emulator>,
+    journal: &Journal,
+) -> Result<(), SourceError> {
+    // There is nothing to end of a domain that is gone, or of a capture that was killed just before it would have begun.
+    let _ = emulator.map(|emulator| emulator.tell(false));
+    let _ = domain.control.log_dirty(domain.id, false);
+    journal.logging(false)
+}
+
 /// The log of a domain.
 pub(super) struct Log {
     on: bool,
@@ -171,10 +183,7 @@ impl Log {
     pub(super) fn end(&mut self, domain: &Domain, journal: &Journal) {
         // Whoever saves the domain has taken the recording over, and ends it.
         if std::mem::take(&mut self.on) && !is_being_saved(domain.id) {
-            // Of a domain that is gone there is nothing to end.
-            let _ = self.emulator.as_ref().map(|emulator| emulator.tell(false));
-            let _ = domain.control.log_dirty(domain.id, false);
-            let _ = journal.logging(false);
+            let _ = stop(domain, self.emulator.as_ref(), journal);
         }
     }
 }
